@@ -6,9 +6,9 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-Hooks: TypeAlias = tuple[Callable[[str], object], Callable[[], list[str]], list[str]]
+Hooks: TypeAlias = tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]
 
 
 def attach(package: str, names: Mapping[str, str]) -> Hooks:
@@ -18,7 +18,7 @@ def attach(package: str, names: Mapping[str, str]) -> Hooks:
     absolute where it starts with `paperworks.`.
     """
 
-    def __getattr__(name: str) -> object:
+    def __getattr__(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module = names[name] if names[name].startswith("paperworks.") else f"{package}.{names[name]}"

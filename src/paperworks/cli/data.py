@@ -33,6 +33,8 @@ def run_data(parsed: argparse.Namespace) -> int:
             (entry.name, file.path, str(benchmarks.benchmark_file(entry.name, file.path)))
             for entry in chosen
             for file in entry.files
+            # Files without an address were derived from others; they exist where somebody has put them.
+            if file.url is not None
         ]
         header = ("name", "file", "path")
     else:

@@ -85,6 +85,7 @@ def ray(tasks: Sequence[Task], jobs: int) -> Iterator[Outcome]:
     """A Ray cluster: the one that is running (`RAY_ADDRESS`), else a local one. The store must be a shared folder."""
     try:
         import ray as cluster
+        from ray.exceptions import WorkerCrashedError
     except ImportError as error:
         raise ValueError("backend 'ray': not installed; pip install 'paperworks[cluster]'") from error
 
@@ -99,7 +100,7 @@ def ray(tasks: Sequence[Task], jobs: int) -> Iterator[Outcome]:
             task = pending.pop(ready[0])
             try:
                 yield cluster.get(ready[0])
-            except cluster.exceptions.WorkerCrashedError:
+            except WorkerCrashedError:
                 yield Outcome(task.key, "failed", DIED)
     finally:
         if ours:

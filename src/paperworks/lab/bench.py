@@ -10,7 +10,7 @@ import importlib.util
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -102,36 +102,28 @@ def measure(workloads: Sequence[Workload], *, rounds: int | None = None) -> Iter
 
 
 def _compare(workload: Workload, peer: Contender, rounds: int) -> Row:
-    base = {
-        "workload": workload.name,
-        "ours": workload.ours.name,
-        "peer": peer.name,
-        "target": workload.target,
-        "note": workload.note,
-    }
+    row = Row(
+        workload.name,
+        workload.ours.name,
+        peer.name,
+        "measured",
+        target=workload.target,
+        note=workload.note,
+        rounds=rounds,
+    )
     if not peer.available:
-        return Row(**base | {"note": f"needs {peer.requires}"}, status="not installed")
+        return replace(row, status="not installed", note=f"needs {peer.requires}", rounds=0)
     try:
         ours, theirs = workload.ours.build(), peer.build()
         differs = workload.agree(ours(), theirs())
     except Exception as error:
-        return Row(**base | {"note": f"{type(error).__name__}: {error}"}, status="failed")
+        return replace(row, status="failed", note=f"{type(error).__name__}: {error}", rounds=0)
     if differs:
-        return Row(**base | {"note": differs}, status="outputs differ")
+        return replace(row, status="outputs differ", note=differs, rounds=0)
     times = np.array([_pair(ours, theirs, first=number % 2) for number in range(rounds)])
-    ratios = times[:, 1] / times[:, 0]
-    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    ours_ms, peer_ms = np.median(times, axis=0)
-    return Row(
-        **base,
-        status="measured",
-        ours_ms=float(ours_ms),
-        peer_ms=float(peer_ms),
-        ratio=float(middle),
-        ratio_low=float(low),
-        ratio_high=float(high),
-        rounds=rounds,
-    )
+    low, middle, high = np.quantile(times[:, 1] / times[:, 0], [0.25, 0.5, 0.75]).tolist()
+    ours_ms, peer_ms = np.median(times, axis=0).tolist()
+    return replace(row, ours_ms=ours_ms, peer_ms=peer_ms, ratio=middle, ratio_low=low, ratio_high=high)
 
 
 def _pair(ours: Callable[[], Any], theirs: Callable[[], Any], *, first: int) -> tuple[float, float]:
@@ -156,7 +148,7 @@ def measure_growth(growth: Growth, *, rounds: int = 7) -> GrowthRow:
         call()
     times = np.median([[timed(call) for call in calls] for _ in range(rounds)], axis=0)
     half = len(calls) // 2
-    fit = stats.linregress(np.log(growth.sizes[half:]), np.log(times[half:]))
+    fit: Any = stats.linregress(np.log(growth.sizes[half:]), np.log(times[half:]))
     return GrowthRow(
         growth.name, growth.sizes, tuple(times.tolist()), float(fit.slope), float(fit.stderr), growth.limit
     )

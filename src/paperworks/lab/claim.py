@@ -126,9 +126,9 @@ def _draft(claim: Claim, frame: pd.DataFrame, budget: pd.DataFrame | None, equal
     base = Verdict(claim.id, "not tested", "", post_hoc=claim.post_hoc)
     try:
         findings = tuple(_find(condition, frame) for condition in claim.conditions)
-        shown = tuple(_find(condition, frame) for condition in claim.shown)
     except NotMeasurable as missing:
         return replace(base, reason=str(missing))
+    shown = tuple(_find(condition, frame) for condition in claim.shown if _measurable(condition, frame))
     seeds = frame["seed"].nunique()
     base = replace(base, findings=findings, shown=shown, seeds=seeds)
     if uneven := unequal_budget(budget, claim.arms, equal):
@@ -141,6 +141,14 @@ def _draft(claim: Claim, frame: pd.DataFrame, budget: pd.DataFrame | None, equal
     if seeds < SEEDS_FOR_A_VERDICT:
         return replace(base, state="indicative", reason=f"{seeds} seeds; a verdict needs {SEEDS_FOR_A_VERDICT}")
     return replace(base, state="holds")
+
+
+def _measurable(condition: Condition, frame: pd.DataFrame) -> bool:
+    try:
+        condition.measure(frame)
+    except NotMeasurable:
+        return False
+    return True
 
 
 def _find(condition: Condition, frame: pd.DataFrame) -> Finding:

@@ -63,19 +63,25 @@ def inline(drawn: str, name: str, caption: str) -> Markup:
 def interval_bar(finding: Mapping[str, Any], *, decides: bool = True) -> Markup:
     """An interval with its estimate and margins as a fluid SVG: positions in per cent, so that words keep their size.
 
-    Green: where the condition holds; red: where it is refuted. An infinite bound ends in an arrow.
+    Green: where the condition holds; red: where it is refuted. An infinite bound (None) ends in an arrow; an infinite
+    margin, which nothing can cross, is not drawn.
     """
     low, high, estimate = finding["low"], finding["high"], finding["estimate"]
     margin, refuting = finding["at_least"], finding["refuting"]
     place = _scale([value for value in (low, high, estimate, margin, refuting) if value is not None])
     left = 1.0 if low is None else place(low)
     right = 99.0 if high is None else place(high)
-    two_margins = decides and refuting != margin
-    parts = [
-        _line(0, 100, "axis"),
-        *(_zones(place(margin), place(refuting)) if decides else ()),
-        *_margin(place(margin), 9, f"holds from {number(margin)}" if decides else number(margin)),
-        *(_margin(place(refuting), 46, f"refuted below {number(refuting)}") if two_margins else ()),
+    two_margins = decides and refuting is not None and refuting != margin
+    parts = [_line(0, 100, "axis")]
+    if decides and margin is not None:
+        parts.append(_zone("zone-holds", place(margin), 100))
+    if decides and refuting is not None:
+        parts.append(_zone("zone-refuted", 0, place(refuting)))
+    if margin is not None:
+        parts += _margin(place(margin), 9, f"holds from {number(margin)}" if decides else number(margin))
+    if two_margins and refuting is not None:
+        parts += _margin(place(refuting), 46, f"refuted below {number(refuting)}")
+    parts += [
         _line(left, right, "interval"),
         _end(left, low is None, "left"),
         _end(right, high is None, "right"),
@@ -94,11 +100,8 @@ def _scale(values: list[float]) -> Callable[[float], float]:
     return lambda value: 50 + 76 * (value - middle) / spread
 
 
-def _zones(holds_from: float, refuted_below: float) -> list[str]:
-    return [
-        f'<rect class="zone-holds" x="{holds_from:.2f}%" y="13" width="{100 - holds_from:.2f}%" height="22"/>',
-        f'<rect class="zone-refuted" x="0" y="13" width="{refuted_below:.2f}%" height="22"/>',
-    ]
+def _zone(name: str, left: float, right: float) -> str:
+    return f'<rect class="{name}" x="{left:.2f}%" y="13" width="{right - left:.2f}%" height="22"/>'
 
 
 def _margin(x: float, y: float, text: str) -> list[str]:

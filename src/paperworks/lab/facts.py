@@ -52,7 +52,7 @@ def verdict_facts(verdict: Verdict) -> dict[str, Any]:
 
 
 def finding_facts(finding: Finding) -> dict[str, Any]:
-    """A measured condition; a bound that is None is infinite (one unit has no interval)."""
+    """A measured condition; None is infinite: one unit has no interval, and some conditions cannot be refuted."""
     interval = finding.interval
     numbers = {
         "estimate": interval.estimate,

@@ -168,6 +168,11 @@ def table(content: Mapping[str, Any]) -> Markup:
     return _macro("table")({"caption": ""} | dict(content))
 
 
+def in_words(text: str) -> Markup:
+    """Plain words in which `backticks` mark code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(" ".join(str(text).split())))))
+
+
 def _macro(name: str) -> Any:
     return getattr(_parts().module, name)
 
@@ -190,19 +195,15 @@ def _jinja() -> Environment:
         "bar": lambda finding, decides: interval_bar(finding, decides=decides),
         "p": p_words,
         "slug": lambda text: re.sub(r"\W+", "-", text),
-        "inline": _inline,
+        "inline": in_words,
         "cell": _cell,
     }
     return environment
 
 
-def _inline(text: str) -> Markup:
-    """Plain words in which `backticks` mark code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(" ".join(str(text).split())))))
-
-
 def _cell(column: str, value: Any) -> str:
     """The classes of a table's cell."""
+    kind = "number"
     if isinstance(value, str):
-        return "long" if len(value) > 40 else ""
-    return "number time" if _CLOCK.search(column) else "number"
+        kind = "long" if len(value) > 40 else "short" if len(value) <= 24 else ""
+    return f"{kind} time" if _CLOCK.search(column) else kind

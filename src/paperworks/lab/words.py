@@ -17,7 +17,7 @@ def number(value: Any) -> str:
         large = abs(value) >= 10_000
         return f"{value:,.0f}" if large else f"{value:.4g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(number, value))
+        return ", ".join(map(number, value)) or "none"
     return str(value)
 
 

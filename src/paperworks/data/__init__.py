@@ -1,0 +1,45 @@
+"""Where data come from: embedded (no network), benchmark (by checksum), own (csv, jsonl, parquet, folders, hub)."""
+
+import sys
+from types import ModuleType
+
+from paperworks._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "DataCorrupt": "errors",
+        "DataError": "errors",
+        "DataMissing": "errors",
+        "Responses": "responses",
+        "TextClassification": "text",
+        "Tokenizer": "tokenization",
+        "ag_news": "text_benchmarks",
+        "benchmark_file": "benchmarks",
+        "benchmark_folder": "benchmarks",
+        "benchmark_members": "benchmarks",
+        "list_benchmarks": "benchmarks",
+        "load_nlu_irt": "nlu_irt",
+        "parse_columns": "tables",
+        "read_table": "tables",
+        "read_text_classification": "text",
+        "sklearn_responses": "sklearn_responses",
+        "sst2": "text_benchmarks",
+        "stdlib_text": "stdlib_text",
+        "subjectivity": "text_benchmarks",
+        "topic_text": "topic_text",
+        "train_tokenizer": "tokenization",
+        "verify_benchmark": "benchmarks",
+    },
+)
+
+
+class _Package(ModuleType):
+    """Some functions are called like their module; importing the module must not put it in the function's place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

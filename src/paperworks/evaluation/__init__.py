@@ -1,0 +1,5 @@
+"""Methods that judge models, metrics and test sets."""
+
+from paperworks._lazy import attach_area
+
+__getattr__, __dir__, __all__ = attach_area(__name__)
