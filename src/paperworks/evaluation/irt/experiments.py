@@ -182,7 +182,7 @@ def find_wrong_labels(responses: Responses, *, share: float, draws: int, seed: i
         fit = quiet_fit(table, model="2pl", weights=None)
         suspects = suspect_items(fit).set_index("item").loc[list(table.items)]
         for score in get_args(Suspicion):
-            values = np.nan_to_num(suspects[score].to_numpy(float), nan=-np.inf, posinf=1e9, neginf=-1e9)
+            values = np.nan_to_num(suspects[score].to_numpy(float), nan=-1e9, posinf=1e9, neginf=-1e9)
             found.setdefault(f"ap_{score}", []).append(float(average_precision_score(wrong, values)))
             found.setdefault(f"auroc_{score}", []).append(float(roc_auc_score(wrong, values)))
     return {name: float(np.mean(values)) for name, values in found.items()}

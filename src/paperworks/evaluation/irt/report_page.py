@@ -21,12 +21,6 @@ SUSPECTS = 50
 SHOWN_GROUPS = 40
 SHOWN_CURVES = 8
 SHORT = 34
-SUSPECT_WORDS = {
-    "expert_logit": "log-odds of failing",
-    "p_correct": "share right",
-    "best_third_error": "best third wrong",
-    "point_biserial": "correlation with rest",
-}
 BLUE, ORANGE, GREY = "#2a6fbb", "#c8501e", "#8a9099"
 
 
@@ -58,11 +52,19 @@ def report_page(found: Analysis) -> str:
 def _suspects(found: Analysis) -> dict[str, Any]:
     flags = dict(zip(zip(found.items["group"], found.items["item"], strict=True), found.items["flag"], strict=True))
     worst = found.suspects.head(SUSPECTS)
-    shown = worst[["rank", "group", "item", "expert_logit", "p_correct", "best_third_error", "n"]].copy()
-    shown["point_biserial"] = -worst["point_biserial"]
-    shown["flag"] = [flags[key].replace("_", " ") for key in zip(worst["group"], worst["item"], strict=True)]
-    shown.columns = [SUSPECT_WORDS.get(name, name) for name in shown.columns]
-    return _facts(shown)
+    keys = zip(worst["group"], worst["item"], strict=True)
+    columns = {
+        "rank": worst["rank"],
+        "group": worst["group"],
+        "item": worst["item"],
+        "log-odds of failing": worst["expert_logit"],
+        "share right": worst["p_correct"],
+        "best third wrong": worst["best_third_error"],
+        "correlation with rest": -worst["point_biserial"],
+        "n": worst["n"],
+        "flag": [flags[key].replace("_", " ") for key in keys],
+    }
+    return _facts(_frame(columns))
 
 
 def _groups(found: Analysis) -> dict[str, Any]:
@@ -209,7 +211,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
 
 
 def _legend(axes: Any) -> None:
-    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02), borderaxespad=0)
+    axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.45, -0.16), ncols=2)
 
 
 def _short(name: str) -> str:

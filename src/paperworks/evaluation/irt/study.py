@@ -71,8 +71,8 @@ def load(config: Config, request: Request) -> Loaded:
         return _load_own(request)
     from paperworks.data.sklearn_responses import sklearn_responses
 
-    table = sklearn_responses(train=0.3, seed=config.table_seed)
-    data: dict[str, Any] = {"embedded": _some(table, config.classifiers)}
+    table = _some(sklearn_responses(train=0.3, seed=config.table_seed), config.classifiers)
+    data: dict[str, Any] = {"embedded": table}
     notes = [
         f"embedded: {len(table)} scikit-learn classifiers x {len(table.items):,} test items, "
         f"sha256 {table.fingerprint[:8]}, {_versions(table)}"
