@@ -222,6 +222,16 @@ def test_mask_of_scattered_tokens_is_respected_by_the_causal_kernel() -> None:
     assert_mask_respected(mixer, torch.randn(2, 6, DIM), mask)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_weights_are_finite_where_a_query_sees_no_key(causal: bool) -> None:
+    """The fused kernel forgives an empty softmax; the weights written out would be NaN."""
+    mixer = loud(AttentionMixing(DIM, HEADS, causal=causal))
+    mask = torch.tensor([[False, False, True, True], [False] * 4])
+    weights = mixer.attention_weights(torch.randn(2, 4, DIM), mask=mask)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, HEADS, 4))
+    assert not weights[0, :, 2:, :2].any()
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

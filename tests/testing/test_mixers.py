@@ -255,3 +255,23 @@ def test_rejects_by_context() -> None:
 def test_rejects_what_is_no_module() -> None:
     with pytest.raises(AssertionError, match="the factory gave str"):
         check_mixer(lambda layer: "attention", dim=DIM)
+
+
+class PrefixOnly(Running):
+    """Knows lengths, so a mask with gaps is refused."""
+
+    causal = False
+
+    def forward(self, x, *, mask=None):
+        if mask is not None and bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+            raise ValueError("mask: expected True on a prefix")
+        return super().forward(x, mask=mask)
+
+
+def test_takes_the_masks_a_mixer_takes() -> None:
+    prefix = torch.arange(12) < torch.tensor([12, 7, 3])[:, None]
+    check_mixer(lambda layer: PrefixOnly(), dim=DIM, mask=prefix)
+    with pytest.raises(ValueError, match="True on a prefix"):
+        check_mixer(lambda layer: PrefixOnly(), dim=DIM)
+    with pytest.raises(AssertionError, match="at masked inputs change"):
+        check_mixer(lambda layer: PretendsMask(), dim=DIM, mask=prefix)

@@ -94,7 +94,7 @@ def _kernels(seed: int) -> dict[str, tuple[str, Any]]:
     fixed: Any = {"optimizer": None, "random_state": seed}
     gaussian_process = GaussianProcessClassifier(RBF(5.0), **fixed)
     return found | {
-        "svm_rbf_gamma_0.5": ("svm", _scaled(SVC(gamma=0.5))),
+        "svm_rbf_gamma_0.5": ("svm", _scaled(SVC(gamma=0.5))),  # pyright: ignore[reportArgumentType]
         "svm_poly": ("svm", _scaled(SVC(kernel="poly"))),
         "svm_sigmoid": ("svm", _scaled(SVC(kernel="sigmoid"))),
         "svm_nu": ("svm", _scaled(NuSVC(nu=0.3))),

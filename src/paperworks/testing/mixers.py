@@ -27,6 +27,7 @@ def check_mixer(
     length: int = 12,
     batch: int = 3,
     context: Context | None = None,
+    mask: Tensor | None = None,
     tolerance: float = 1e-5,
     bf16_tolerance: float = 2e-2,
 ) -> None:
@@ -42,6 +43,7 @@ def check_mixer(
         dim: width of the tokens.
         length: of the test input; the mixer's own where it takes one length only.
         context: examples of the tensors in `context_names`; all checks are then made without and with them.
+        mask: (batch, length) bool, for mixers that take some masks only, such as prefixes; None: several kinds.
         tolerance: relative to the largest output, in float32.
         bf16_tolerance: relative error allowed in bfloat16; see `assert_bf16_close`.
 
@@ -58,7 +60,7 @@ def check_mixer(
         with in_evaluation(mixer), warnings.catch_warnings():
             warnings.simplefilter("ignore", PaddingMixedIn)
             _check_call(run, x, given, tolerance)
-            _check_masks(run, x, traits, tolerance)
+            _check_masks(run, x, mask, traits, tolerance)
             if traits.causal:
                 assert_causal(run, x, tolerance=tolerance)
             assert_bf16_close(mixer, x, tolerance=bf16_tolerance, **given)
@@ -68,7 +70,7 @@ def check_mixer(
     _check_saving(factory, mixer, x, tolerance)
     for norm in ("post", "pre"):
         block = BlockOptions(ffn_dim=2 * dim, norm=norm)
-        _check_encoder(MixerEncoder(factory, dim=dim, depth=2, block=block), x, context, tolerance)
+        _check_encoder(MixerEncoder(factory, dim=dim, depth=2, block=block), x, mask, context, tolerance)
 
 
 def _checked_traits(mixer: nn.Module) -> Traits:
@@ -101,13 +103,13 @@ def _check_call(run: Callable[..., Tensor], x: Tensor, context: Context, toleran
         raise AssertionError("the first row of a batch differs from the same row alone: rows are mixed")
 
 
-def _check_masks(run: Callable[..., Tensor], x: Tensor, traits: Traits, tolerance: float) -> None:
+def _check_masks(run: Callable[..., Tensor], x: Tensor, mask: Tensor | None, traits: Traits, tolerance: float) -> None:
     if traits.supports_mask:
-        assert_mask_respected(run, x, tolerance=tolerance)
+        assert_mask_respected(run, x, mask, tolerance=tolerance)
         return
     kept = torch.arange(x.shape[1]) < x.shape[1] - 1
-    for mask in (kept.expand(x.shape[:2]), torch.zeros(x.shape[:2], dtype=torch.bool)):
-        if not bool(output_of(run(x, mask=mask)).isfinite().all()):
+    for tried in (kept.expand(x.shape[:2]), torch.zeros(x.shape[:2], dtype=torch.bool)):
+        if not bool(output_of(run(x, mask=tried)).isfinite().all()):
             raise AssertionError("mask: not finite, though a mask must be accepted where supports_mask is False")
 
 
@@ -169,14 +171,16 @@ def _check_saving(factory: Callable[[int], nn.Module], mixer: nn.Module, x: Tens
             raise AssertionError("a copy that loaded the state_dict differs: something that matters is not saved")
 
 
-def _check_encoder(encoder: MixerEncoder, x: Tensor, context: Context | None, tolerance: float) -> None:
+def _check_encoder(
+    encoder: MixerEncoder, x: Tensor, mask: Tensor | None, context: Context | None, tolerance: float
+) -> None:
     loose = 10 * tolerance  # two layers and their norms add rounding
     with in_evaluation(encoder), warnings.catch_warnings():
         warnings.simplefilter("ignore", PaddingMixedIn)
         if context:
             repeatable(lambda: encoder(x, context=context).states, tolerance=loose)
         if encoder.supports_mask:
-            assert_mask_respected(encoder, x, tolerance=loose)
+            assert_mask_respected(encoder, x, mask, tolerance=loose)
         if encoder.causal:
             assert_causal(encoder, x, tolerance=loose)
         if encoder.streams:

@@ -385,11 +385,14 @@ def _separating(found: Analysis) -> list[str]:
     first, last = groups.iloc[0], groups.iloc[-1]
     if int(first["rank_high"]) >= int(last["rank_low"]):
         return [f"No evidence that any of the {len(groups)} groups separates strong responders better than another."]
-    return [
-        f"Separates strong responders best: {first['group']} (headroom {first['leh_q75']:.3f}, rank "
-        f"{first['rank_low']} to {first['rank_high']} of {len(groups)}); least: {last['group']} "
-        f"({last['leh_q75']:.3f}, rank {last['rank_low']} to {last['rank_high']})."
-    ]
+    best = f"{first['group']} (headroom {first['leh_q75']:.3f}, {_rank_words(first)} of {len(groups)})"
+    least = f"{last['group']} ({last['leh_q75']:.3f}, {_rank_words(last)})"
+    return [f"Separates strong responders best: {best}; least: {least}."]
+
+
+def _rank_words(row: pd.Series) -> str:
+    low, high = int(row["rank_low"]), int(row["rank_high"])
+    return f"rank {low}" if low == high else f"rank {low} to {high}"
 
 
 def _doubtful(found: Analysis) -> str:

@@ -191,15 +191,17 @@ def find_wrong_labels(responses: Responses, *, share: float, draws: int, seed: i
 def spoil(responses: Responses, *, share: float, rng: np.random.Generator) -> tuple[Responses, NDArray[np.bool_]]:
     """The table with a share of its labels made wrong, and which items those are.
 
-    Where the answers themselves are known the label is replaced by another class of its set; otherwise every right
-    answer to the item counts as wrong, which is what a wrong label does where there are many classes.
+    Where the answers themselves are known the label is replaced by another class of its set; otherwise right and wrong
+    change places, which is what a wrong label does to a question with two choices.
     """
     count = max(1, round(share * len(responses.items)))
     chosen = rng.choice(len(responses.items), size=count, replace=False)
     wrong = np.zeros(len(responses.items), dtype=bool)
     wrong[chosen] = True
     if not hasattr(responses, "predictions"):
-        values = np.where(wrong, 0, responses.values).astype(np.uint8)
+        values = responses.values ^ wrong.astype(np.uint8)
+        if responses.observed is not None:
+            values = values * responses.observed.astype(np.uint8)
         table = Responses(
             values, responses.observed, responses.responders, responses.items, responses.groups, responses.families
         )
@@ -230,8 +232,6 @@ def score_on_few(
 def _one_subset(
     responses: Responses, unseen_families: int, count: int, seed: list[int], model: str
 ) -> Mapping[str, float]:
-    from scipy.stats import kendalltau
-
     rng = np.random.default_rng(seed)
     families = np.asarray(responses.families)
     left_out = rng.choice(np.unique(families), size=unseen_families, replace=False)
@@ -247,9 +247,17 @@ def _one_subset(
     for name, items in subsets.items():
         scored = score_responders(fit, unseen.select(items=items))
         for way, estimate in (("theta", scored["predicted_accuracy"]), ("raw", scored["accuracy"])):
-            result[f"tau_{name}_{way}"] = float(np.nan_to_num(kendalltau(estimate, truth)[0]))
+            result[f"tau_{name}_{way}"] = _tau(estimate.to_numpy(), truth)
             result[f"error_{name}_{way}"] = float(np.mean(np.abs(estimate.to_numpy() - truth)))
     return result
+
+
+def _tau(estimate: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
+    """Kendall's tau; 0 where all estimates are equal, which ranks nothing."""
+    from scipy.stats import kendalltau
+
+    result: Any = kendalltau(estimate, truth)
+    return float(np.nan_to_num(result.statistic))
 
 
 def recover(*, seed: int) -> Scalars:

@@ -77,8 +77,8 @@ def mml_fit(
 
     Args:
         values: (R, M) of 0 and 1. `observed`: (R, M) bool, False where not administered. `weights`: (M,) v_i.
-        nodes: "auto": 31 knots, more for steep curves, and points as fine as the narrowest posteriors ask for (see `nodes.py`); "adaptive": the
-            same from a finer start; a number: plain quadrature on that many fixed nodes on [-6, 6].
+        nodes: "auto": 31 knots, more for steep curves, and points as fine as the narrowest posteriors ask for (see
+            `nodes.py`); "adaptive": the same from a finer start; a number: that many fixed nodes on [-6, 6].
         tol: largest movement of an ability in the last iteration. `steps`: at most so many iterations.
         dtype: of the item tables; by default float64 for tables up to four million cells, else float32. Sums over
             items and posteriors are always float64.

@@ -160,8 +160,8 @@ def _abilities(found: Analysis) -> Figure:
     style = {"fmt": "o", "color": BLUE, "ecolor": GREY, "markersize": 4, "linewidth": 1}
     axes.errorbar(fit.accuracy, fit.theta, yerr=fit.theta_sd, **style)
     order = np.argsort(-fit.theta, kind="stable").tolist()
-    # One name at the top, where responders crowd; the others are in the table.
-    for row in dict.fromkeys([order[0], *order[-2:]]):
+    # Two names only: at the top responders crowd, and the table has all.
+    for row in (order[0], order[-1]):
         left = np.nanmax(fit.accuracy) - fit.accuracy[row] < 0.5 * (np.nanmax(fit.accuracy) - np.nanmin(fit.accuracy))
         axes.annotate(
             _short(fit.responder_names[row]),

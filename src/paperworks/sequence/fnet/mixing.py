@@ -95,7 +95,7 @@ class _SelfAdjoint(torch.autograd.Function):
 
 
 def _fft_mix(x: Tensor) -> Tensor:
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    out = x.new_empty(x.shape)
     for source, target in zip(_pieces(x), _pieces(out), strict=True):
         _fft_into(target, source)
     return out
@@ -111,18 +111,26 @@ def _pieces(x: Tensor) -> tuple[Tensor, ...]:
 
 def _fft_into(out: Tensor, x: Tensor) -> None:
     """Write the transform of `x` into `out`: columns 0..D/2 from a real FFT, the others by Y[n, D - e] = Y[-n, e]."""
-    if x.shape[0] == 0:
+    batch, length, dim = x.shape
+    if batch == 0:
         return
-    length = x.shape[1]
-    half, mirrored = _halves(x.shape[2])
-    out[:, :, :half] = torch.fft.rfft2(x).real
-    rows = torch.arange(length, 0, -1, device=x.device) % length
-    mirror = out[:, :, 1 : mirrored + 1].flip(2)
+    half, mirrored = _halves(dim)
+    out.narrow(2, 0, half).copy_(torch.fft.rfft2(x).real)
+    mirror = out.narrow(2, 1, mirrored).flip(2)
+    target = out.narrow(2, half, mirrored)
     if torch.compiler.is_compiling():
-        out[:, :, half:] = mirror[:, rows]
+        target.copy_(mirror[:, _reversal(length, str(x.device))])
     else:
-        # Straight into place: one pass over memory less, but tracing does not know `out=` with a slice.
-        torch.index_select(mirror, 1, rows, out=out[:, :, half:])
+        # Straight into place: one pass over memory less, but tracing does not know `out=` with a view.
+        torch.index_select(mirror, 1, _cached_reversal(length, str(x.device)), out=target)
+
+
+def _reversal(length: int, device: str) -> Tensor:
+    """-n modulo length: 0, length - 1, .., 1."""
+    return torch.arange(length, 0, -1, device=device) % length
+
+
+_cached_reversal = lru_cache(maxsize=64)(_reversal)
 
 
 def _matmul_mix(x: Tensor) -> Tensor:
@@ -138,7 +146,7 @@ def _matmul_mix(x: Tensor) -> Tensor:
         cosine, sine = _waves(x.shape[1], x)
         cosines = cosine @ _fold(even, 1)[0]
         sines = sine @ _fold(odd, 1)[1]
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    out = x.new_empty(x.shape)
     out[:, :half_n, :half_d] = cosines
     out[:, :half_n, half_d:] = cosines[:, :, 1 : mirrored_d + 1].flip(2)
     out[:, 1 : mirrored_n + 1, 1 : mirrored_d + 1] -= sines
@@ -185,7 +193,7 @@ def _waves(size: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 def _by_length(x: Tensor, *, transform: Callable[[Tensor], Tensor], groups: list[tuple[int, Tensor]]) -> Tensor:
     """Transform the first `length` tokens of each group of rows, all rows of one length at once; zeros elsewhere."""
-    out = torch.zeros(x.shape, dtype=x.dtype, device=x.device)
+    out = x.new_zeros(x.shape)
     for length, rows in groups:
         out[rows, :length] = transform(x[rows, :length])
     return out

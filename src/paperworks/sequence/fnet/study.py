@@ -106,7 +106,8 @@ SCALES = {
     "search": Config(tasks=("stdlib",), arms=ARMS, rates=SEARCHED_RATES, speed_lengths=()),
     "laptop": Config(),
     "paper": Config(
-        tasks=("stdlib", *BENCHMARKS), benchmark_arms=ARMS, widths=(768,), benchmark_widths=(768,), depth=12, head_dim=64, vocabulary=32000, length=512,
+        tasks=("stdlib", *BENCHMARKS), benchmark_arms=ARMS, widths=(768,),
+        benchmark_widths=(768,), depth=12, head_dim=64, vocabulary=32000, length=512,
         epochs=10.0, benchmark_epochs=10.0,
     ),
 }  # fmt: skip
