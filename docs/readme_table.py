@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from paperworks._files import write_atomic
 from paperworks.catalog import Card, cards
-from paperworks.lab.store import write_atomic
 
 README = Path(__file__).parents[1] / "README.md"
 MARKS = re.compile(r"(<!-- papers:[^>]*-->\n).*?(<!-- /papers -->)", re.DOTALL)

@@ -6,8 +6,9 @@ import os
 import numpy as np
 import pytest
 
-from paperworks.lab import store as module
-from paperworks.lab.store import Record, Store, canonical_json, trial_key, write_atomic
+from paperworks import _files as module
+from paperworks._files import write_atomic
+from paperworks.lab.store import Record, Store, canonical_json, trial_key
 
 
 def record(key="k", **values):

@@ -196,9 +196,7 @@ def _families(name: str, row: np.ndarray, responders: Sequence[str], family: Seq
     other = np.flatnonzero(each[row] != labels.astype(np.str_))
     if len(other):
         at = int(other[0])
-        raise DataError(
-            f"{name}: responder {responders[row[at]]!r} has two families, {each[row[at]]!r} and {labels[at]!r}"
-        )
+        raise DataError(f"{name}: responder {responders[row[at]]!r} has two families, {each[row[at]]} and {labels[at]}")
     return each
 
 

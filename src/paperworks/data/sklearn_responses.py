@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
-import os
 import platform
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from paperworks._files import atomic_file
 from paperworks.data.responses import Responses
 
 SETS = ("iris", "wine", "breast_cancer", "digits", "diabetes")
@@ -183,17 +181,9 @@ def _store(path: Path, table: SklearnResponses) -> None:
         "groups": table.groups,
         "fingerprint": np.array(table.fingerprint),
     }
-    stream = io.BytesIO()
-    np.savez_compressed(stream, **content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(stream.getvalue())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic_file(path) as stream:
+        np.savez_compressed(stream, **content)
 
 
 def _load(path: Path) -> SklearnResponses | None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from paperworks._files import write_atomic
 from paperworks.data.errors import DataError, DataMissing
 
 if TYPE_CHECKING:
@@ -77,10 +77,7 @@ class Tokenizer:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a JSON file of the `tokenizers` format, whole or not at all."""
-        target = Path(path)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=target.parent, delete=False) as stream:
-            stream.write(self.backend.to_str(pretty=False))
-        os.replace(stream.name, target)
+        write_atomic(path, self.backend.to_str(pretty=False))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
+from paperworks._files import write_atomic
 from paperworks.lab.environment import environment
-from paperworks.lab.store import write_atomic
 
 
 @dataclass(frozen=True)

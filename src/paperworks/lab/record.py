@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paperworks._files import write_atomic
 from paperworks.lab import facts
 from paperworks.lab.claim import FIRST_JUDGING_SEED
 from paperworks.lab.drawing import LARGEST_SVG, svg
 from paperworks.lab.environment import environment
 from paperworks.lab.report import finished_on
-from paperworks.lab.store import write_atomic
 
 if TYPE_CHECKING:
     from paperworks.lab.run import Run

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup, escape
 
+from paperworks._files import write_atomic
 from paperworks.lab import facts
 from paperworks.lab.claim import FIRST_JUDGING_SEED
 from paperworks.lab.drawing import inline, interval_bar, svg
-from paperworks.lab.store import write_atomic
 from paperworks.lab.words import number, p_words, span
 
 if TYPE_CHECKING:

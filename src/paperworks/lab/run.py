@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from paperworks._files import write_atomic
 from paperworks.catalog import Card, find
 from paperworks.lab.baseline import baseline_level
 from paperworks.lab.claim import FIRST_JUDGING_SEED, Verdict, judge
 from paperworks.lab.runner import Plan, make_plan, read_frame, run_plan
-from paperworks.lab.store import Store, write_atomic
+from paperworks.lab.store import Store
 from paperworks.lab.study import Loaded, Request, Study
 from paperworks.lab.trials import Limits, Outcome, Task
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import joblib
 import pandas as pd
 
+from paperworks._files import atomic_file
 from paperworks.lab.backends import BACKENDS
 from paperworks.lab.store import Record, Store
 from paperworks.lab.study import Loaded, Study
@@ -62,13 +60,8 @@ def make_plan(
 def _keep_data(loaded: Loaded, store: Store) -> str:
     path = store.folder / f"data-{loaded.fingerprint[:16]}.joblib"
     if not path.exists():
-        handle, temporary = tempfile.mkstemp(dir=store.folder, prefix=".data-")
-        os.close(handle)
-        try:
-            joblib.dump(loaded.data, temporary)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        with atomic_file(path) as stream:
+            joblib.dump(loaded.data, stream)
     return str(path)
 
 

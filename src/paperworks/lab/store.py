@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,28 +19,7 @@ from typing import Any
 
 import numpy as np
 
-
-def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Write `data` to `path` so that a reader sees the old file or the new one, never a part of either.
-
-    Raises:
-        OSError: the folder is missing or not writable, or the disk is full; the old file is untouched then.
-    """
-    path = Path(path)
-    payload = data.encode() if isinstance(data, str) else data
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(payload)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes private files; results are for everybody who may read the folder.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+from paperworks._files import atomic_file, write_atomic
 
 
 def canonical_json(value: Any) -> str:
@@ -109,12 +87,8 @@ class Store:
         write_atomic(self.path(record.key), json.dumps(content, indent=1, sort_keys=True, default=_plain))
 
     def _save_arrays(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
-        temporary = self.path(key, f".{os.getpid()}.partial.npz")
-        try:
-            np.savez_compressed(temporary, allow_pickle=False, **arrays)
-            os.replace(temporary, self.path(key, ".npz"))
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_file(self.path(key, ".npz")) as stream:
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
 
     def load(self, key: str) -> Record | None:
         """The finished trial of this key, or None; a file that cannot be read counts as not finished."""

@@ -7,11 +7,9 @@ and plain values, read with `weights_only=True`: opening one runs no code.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import pickle
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
+from paperworks._files import atomic_file
 from paperworks.train.devices import agree
 from paperworks.train.random import generator_states, set_generator_states
 
@@ -116,19 +115,8 @@ def write_torch(path: str | os.PathLike[str], content: Any) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes private files; results are for everybody who may read the folder.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    with atomic_file(path) as stream:
+        torch.save(content, stream)
 
 
 def read_torch(path: str | os.PathLike[str]) -> Any:

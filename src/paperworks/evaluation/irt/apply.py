@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 import tyro
 
+from paperworks._files import write_atomic
 from paperworks.data.errors import DataError
 from paperworks.data.responses import GroupRule, Orientation, Responses
-from paperworks.lab.store import write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd

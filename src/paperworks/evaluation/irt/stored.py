@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from paperworks._files import write_atomic
 from paperworks.evaluation.irt.fitted import IRTFit
 from paperworks.evaluation.irt.priors import Priors
 
@@ -41,8 +41,8 @@ def save(fit: IRTFit, path: str | Path) -> None:
         "items": list(fit.item_names),
         "groups": None if fit.groups is None else fit.groups.tolist(),
     }
-    _write(Path(f"{stem}.safetensors"), arrays)
-    _write(Path(f"{stem}.json"), json.dumps(content, indent=1).encode())
+    write_atomic(Path(f"{stem}.safetensors"), arrays)
+    write_atomic(Path(f"{stem}.json"), json.dumps(content, indent=1).encode())
 
 
 def load(path: str | Path) -> IRTFit:
@@ -129,14 +129,3 @@ def _stem(path: str | Path) -> Path:
     if path.is_dir() or text.endswith(("/", os.sep)):
         return path / "fit"
     return path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
-
-
-def _write(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

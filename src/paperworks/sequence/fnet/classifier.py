@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from paperworks._files import write_atomic
 from paperworks.data.tokenization import Tokenizer
-from paperworks.lab.store import write_atomic
 from paperworks.nn import SequenceClassifier
 
 MODEL, TOKENIZER, CONFIG, LABELS = "model.safetensors", "tokenizer.json", "config.json", "labels.json"

@@ -16,6 +16,9 @@ from paperworks.sequence.fnet.training import MIXERS
 def time_layers(*, length: int, dim: int, batch: int, rounds: int, seed: int) -> dict[str, float]:
     """Median step time of each layer and of their paired ratio, and the bytes each keeps for backward.
 
+    Neither layer drops anything out: dropout on attention weights keeps a CPU from its fused attention kernel, and the
+    baseline should be the fast one.
+
     Returns:
         `attention_ms`, `fourier_ms`, `step_ratio` (attention over fourier), `attention_bytes`, `fourier_bytes`.
     """
@@ -38,7 +41,7 @@ def time_layers(*, length: int, dim: int, batch: int, rounds: int, seed: int) ->
 
 
 def _layer(name: str, *, dim: int, heads: int, length: int, block: BlockOptions) -> MixerLayer:
-    return MixerLayer(MIXERS[name](dim, heads=heads, length=length)(0), dim=dim, block=block)
+    return MixerLayer(MIXERS[name](dim, heads=heads, length=length)(0), dim=dim, block=block).eval()
 
 
 def _step(layer: nn.Module, x: Tensor) -> Callable[[], None]:

@@ -186,7 +186,7 @@ def points(config: Config, data: Mapping[str, Any]) -> list[dict[str, Any]]:
                 rates = config.rates or (tuned_rate(config, arm, width),)
                 grid += [{"part": "accuracy", "task": task, "arm": arm, "width": width, "rate": r} for r in rates]
         grid.append({"part": "reference", "task": task, "arm": "tfidf"})
-    grid += [{"part": "speed", "length": length} for length in config.speed_lengths]
+    grid += [{"part": "speed", "length": length, "mode": "no dropout"} for length in config.speed_lengths]
     return grid
 
 
@@ -209,7 +209,11 @@ def trial(point: Point, seed: int, config: Config, data: Mapping[str, Any], prog
 
         rounds = config.speed_rounds if point["length"] == 512 else max(3, config.speed_rounds // 5)
         return time_layers(
-            length=point["length"], dim=config.speed_dim, batch=config.speed_batch, rounds=rounds, seed=seed
+            length=point["length"],
+            dim=config.speed_dim,
+            batch=config.speed_batch,
+            rounds=rounds,
+            seed=seed,
         )
     task = data[point["task"]]
     if point["part"] == "reference":

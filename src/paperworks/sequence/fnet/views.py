@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from paperworks._files import write_atomic
 from paperworks.lab.statistics import t_interval
-from paperworks.lab.store import write_atomic
 from paperworks.lab.study import Figure, Loaded, Table
 
 if TYPE_CHECKING:
