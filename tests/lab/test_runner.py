@@ -124,7 +124,19 @@ def test_a_baseline_of_ones_own_joins_the_arms(toy, tmp_path):
 
 
 def _start(tmp_path, store, log):
-    command = [sys.executable, "-m", "paperworks", "run", "toy_paper", "--store", str(store), "--jobs", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "paperworks",
+        "run",
+        "toy_paper",
+        "--store",
+        str(store),
+        "--jobs",
+        "2",
+        "--seeds",
+        "4",
+    ]
     environment = os.environ | {"TOY_LOG": str(log)}
     return subprocess.Popen(
         [*command, "--pause", "0.3"],
@@ -153,22 +165,22 @@ def test_kill_9_at_random_moments_loses_and_repeats_nothing(toy, tmp_path):
         os.killpg(with_group, signal.SIGKILL)
         process.wait()
         assert finished <= {path.stem for path in store.glob("trial-*.json")}
-    assert _start(tmp_path, store, log).wait(120) == 0
+    assert _start(tmp_path, store, log).wait(400) == 0
     undisturbed = tmp_path / "undisturbed"
-    assert _start(tmp_path, undisturbed, tmp_path / "log2").wait(120) == 0
+    assert _start(tmp_path, undisturbed, tmp_path / "log2").wait(400) == 0
     names = [sorted(path.name for path in folder.glob("trial-*.json")) for folder in (store, undisturbed)]
     assert names[0] == names[1]
-    assert len(names[0]) == 10
+    assert len(names[0]) == 8
     reports = [_masked((folder / "report.html").read_text()) for folder in (store, undisturbed)]
     assert reports[0].replace("/store", "/undisturbed") == reports[1]
     # A trial may start again only if it was cut off: at most two were under way at each kill.
     starts = collections.Counter(log.read_text().split())
-    assert sum(starts.values()) <= 10 + 2 * 4
+    assert sum(starts.values()) <= 8 + 2 * 4
 
 
 def test_two_runs_at_once_share_the_work(toy, tmp_path):
     log, store = tmp_path / "log", tmp_path / "store"
     processes = [_start(tmp_path, store, log) for _ in range(2)]
-    assert [process.wait(120) for process in processes] == [0, 0]
-    assert len(list(store.glob("trial-*.json"))) == 10
-    assert sorted(collections.Counter(log.read_text().split()).values()) == [1] * 10
+    assert [process.wait(400) for process in processes] == [0, 0]
+    assert len(list(store.glob("trial-*.json"))) == 8
+    assert sorted(collections.Counter(log.read_text().split()).values()) == [1] * 8

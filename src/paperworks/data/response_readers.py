@@ -196,7 +196,8 @@ def _families(name: str, row: np.ndarray, responders: Sequence[str], family: Seq
     other = np.flatnonzero(each[row] != labels.astype(np.str_))
     if len(other):
         at = int(other[0])
-        raise DataError(f"{name}: responder {responders[row[at]]!r} has two families, {each[row[at]]} and {labels[at]}")
+        both = f"{str(each[row[at]])!r} and {str(labels[at])!r}"
+        raise DataError(f"{name}: responder {responders[row[at]]!r} has two families, {both}")
     return each
 
 

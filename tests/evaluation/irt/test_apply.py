@@ -47,7 +47,23 @@ def test_all_files_are_written_and_agree_with_the_fit(fitted, responses):
         pd.read_csv(folder / f"{name}.csv") for name in ("items", "responders", "groups", "summary")
     )
     assert items.columns.tolist() == (
-        "group item a b c se_a se_b se_c p_correct n leh point_biserial infit outfit flag".split()
+        [
+            "group",
+            "item",
+            "a",
+            "b",
+            "c",
+            "se_a",
+            "se_b",
+            "se_c",
+            "p_correct",
+            "n",
+            "leh",
+            "point_biserial",
+            "infit",
+            "outfit",
+            "flag",
+        ]
     )
     np.testing.assert_allclose(items["b"], fit.b, rtol=1e-6)
     np.testing.assert_allclose(items["leh"], fit.leh(), rtol=1e-6)
@@ -208,6 +224,7 @@ def test_the_page_needs_nothing_else_and_shows_the_worst_fifty(responses):
     assert report_page(analyse(responses, bootstrap=20)).count("<figure") == 5
 
 
+@pytest.mark.filterwarnings("error")
 def test_names_cannot_break_the_page_or_the_figures():
     names = ["<script>alert(1)</script>", "a & b", "$x^{2", 'quote"d', "名前", "long" * 30]
     rng = np.random.default_rng(0)

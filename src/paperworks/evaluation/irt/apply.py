@@ -111,6 +111,7 @@ def apply(
         raise ValueError("answers: expected at least one table, or --score new.csv --fit folder")
     if bool(answers) == (fit is not None):
         raise ValueError("fit: give either tables to fit, or --fit with the folder of an earlier fit and --score")
+    out, fit = Path(out), None if fit is None else Path(fit)
     _keep_inputs(out, [*answers, *score], fit)
     reading = {
         "responder": responder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +118,11 @@ def _figures(found: Analysis) -> list[tuple[str, str, Figure]]:
 def _drawn(name: str, caption: str, plot: Figure) -> dict[str, Any]:
     from paperworks.lab.drawing import inline, svg
 
-    return {"name": name, "caption": caption, "svg": inline(svg(plot), name, caption)}
+    with warnings.catch_warnings():
+        # Words stay text in the page, so it is the reader's fonts that count, not those here.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        drawn = svg(plot)
+    return {"name": name, "caption": caption, "svg": inline(drawn, name, caption)}
 
 
 def _headroom(found: Analysis) -> Figure:
