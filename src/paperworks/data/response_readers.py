@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from paperworks.data.errors import DataError
-from paperworks.data.response_cells import binary, frame_numbers, numbers_of_words
+from paperworks.data.plain_tables import MISSING, read_plain
+from paperworks.data.response_cells import binary, frame_numbers, gaps, numbers_of_words
 from paperworks.data.responses import GroupRule, Orientation, Paths, Responses
 from paperworks.data.tables import read_table, row_name
 
@@ -227,14 +228,15 @@ def _read_one(
     binarize: float | None,
 ) -> Responses:
     required = [column for column in (responder, group_column, family_column) if column is not None]
+    quick = None if required or binarize is not None else _read_quickly(file, orientation)
+    if quick is not None:
+        return quick
     frame = read_table(file, required=required)
     name = "standard input" if str(file) == "-" else str(file)
     columns = [column for column in frame.columns if column not in (group_column, family_column)]
     if len(columns) < 2:
         raise DataError(f"{name}: expected a column of names and at least one of answers, got {len(columns)} column(s)")
-    by_item = orientation == "item_rows" or (
-        orientation == "auto" and responder is None and str(columns[0]).strip().lower() in ITEM_COLUMNS
-    )
+    by_item = _items_in_rows(columns, orientation, responder)
     if by_item and (responder is not None or family_column is not None):
         argument = "responder" if responder is not None else "family_column"
         raise ValueError(
@@ -261,6 +263,25 @@ def _read_one(
         return Responses(values, observed, tuple(map(str, others)), tuple(names), groups)
     families = None if family_column is None else np.array(_labels(name, frame, family_column), dtype=np.str_)
     return Responses(values, observed, tuple(names), tuple(map(str, others)), None, families)
+
+
+def _read_quickly(file: str | os.PathLike[str], orientation: Orientation) -> Responses | None:
+    """The table of a plain file whose first column has the names; None leaves it to the general reader."""
+    table = read_plain(file)
+    if table is None or len(table.header) < 2 or "" in table.names:
+        return None
+    by_item = _items_in_rows(table.header, orientation, None)
+    if _naming_column(table.header, ITEM_COLUMNS if by_item else RESPONDER_COLUMNS) != table.header[0]:
+        return None
+    cells = np.ascontiguousarray(table.cells.T) if by_item else table.cells
+    responders, items = (table.header[1:], table.names) if by_item else (table.names, table.header[1:])
+    observed = cells != MISSING
+    return Responses(cells * observed, gaps(observed), responders, items)
+
+
+def _items_in_rows(columns: Sequence[Any], orientation: Orientation, responder: str | None) -> bool:
+    first = str(columns[0]).strip().lower()
+    return orientation == "item_rows" or (orientation == "auto" and responder is None and first in ITEM_COLUMNS)
 
 
 def _naming_column(columns: Sequence[Any], known: Sequence[str]) -> Any:

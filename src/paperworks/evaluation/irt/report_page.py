@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.figure import Figure
 
-    from paperworks.evaluation.irt.apply import Analysis
+    from paperworks.evaluation.irt.analysis import Analysis
 
 TEMPLATES = Path(__file__).parent / "templates"
 SUSPECTS = 50
@@ -27,7 +27,7 @@ BLUE, ORANGE, GREY = "#2a6fbb", "#c8501e", "#8a9099"
 
 def report_page(found: Analysis) -> str:
     """The report as HTML: findings, suspects, headroom by group, item curves, abilities; names are escaped."""
-    from paperworks.evaluation.irt.apply import findings
+    from paperworks.evaluation.irt.analysis import findings
     from paperworks.lab import report
 
     figures = [_drawn(*figure) for figure in _figures(found)]

@@ -130,7 +130,7 @@ def draw_accuracy(frame: pd.DataFrame) -> Plot | None:
         axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
         if task in (references := _references(frame)):
             axis.axhline(references[task], ls="--", lw=1, color="grey")
-        axis.set_title(f"{task}, width {width}", fontsize=9)
+        axis.set_title(f"{task}, width {width:.0f}", fontsize=9)
     axes[0].set_ylabel("test accuracy")
     return plot
 
@@ -151,6 +151,8 @@ def draw_speed(frame: pd.DataFrame) -> Plot | None:
             slope = np.polyfit(np.log(upper.to_numpy(float)), np.log(values[upper]), 1)[0]
             label = f"{arm}, slope {slope:.2f}"
             axis.loglog(means.index, values, "o-", color=COLOURS[arm], label=label)
+        axis.set_xticks(means.index, [f"{length:.0f}" for length in means.index], fontsize=8)
+        axis.minorticks_off()
         axis.set_xlabel("length (tokens)")
         axis.set_ylabel("forward + backward, ms" if unit == "ms" else "kept for backward, MB")
         axis.legend(fontsize=8)
@@ -173,7 +175,7 @@ def draw_curves(frame: pd.DataFrame) -> Plot | None:
         axis.plot(seconds, curves, "o-", ms=3, color=COLOURS.get(str(arm), "black"), label=str(arm).rsplit("/", 1)[-1])
     axis.set_xlabel("CPU seconds of training")
     axis.set_ylabel("dev accuracy")
-    axis.set_title(f"{task}, width {width}", fontsize=9)
+    axis.set_title(f"{task}, width {width:.0f}", fontsize=9)
     axis.legend(fontsize=8)
     return plot
 
