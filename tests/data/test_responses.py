@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from paperworks.data.errors import DataError, DataMissing
+from paperworks.data.response_readers import _read_quickly
 from paperworks.data.responses import Responses
 
 NAN = float("nan")
@@ -259,6 +260,48 @@ def test_other_encodings_and_absent_files_are_refused(tmp_path):
 def test_contradicting_options_are_refused(tmp_path, content, options, message):
     with pytest.raises(ValueError, match=message):
         Responses.read_csv(write(tmp_path / "t.csv", content), **options)
+
+
+@given(
+    arrays(np.int8, st.tuples(st.integers(1, 5), st.integers(1, 5)), elements=st.integers(0, 2)),
+    st.sampled_from(["model", "item", "x", "userid"]),
+    st.sampled_from([",", "\t"]),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(["", "\ufeff"]),
+)
+def test_the_quick_reader_agrees_with_the_general_one(tmp_path_factory, cells, first, comma, end, mark):
+    rows = [[first, *(f"q{i}" for i in range(cells.shape[1]))]]
+    rows += [[f"name é{r}", *("01"[c] if c < 2 else "" for c in row)] for r, row in enumerate(cells)]
+    path = tmp_path_factory.mktemp("plain") / ("t.csv" if comma == "," else "t.tsv")
+    path.write_bytes((mark + end.join(comma.join(row) for row in rows) + end).encode())
+    quick = _read_quickly(path, "auto")
+    assert quick is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("paperworks.data.response_readers.read_plain", lambda file: None)
+        assert Responses.read_csv(path).fingerprint == quick.fingerprint
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "model,q\na,1\na,0\n",
+        "model,q\na,2\n",
+        "model,q\na,/\n",
+        "model,q\na,11\n",
+        "model,q\na,1,\n",
+        "model,q,r\na,1\n",
+        'model,q\n"a",1\n',
+        "model,q,q\na,1,0\n",
+        "q,model\n1,a\n",
+        "model,q\n1.0,1\n2.0,0\n",
+        "model,q\n,1\n",
+        "model,q\na, 1\n",
+        "model,q\n",
+        "model\na\n",
+    ],
+)
+def test_the_quick_reader_steps_back_from_anything_else(tmp_path, content):
+    assert _read_quickly(write(tmp_path / "t.csv", content), "auto") is None
 
 
 # Long files ------------------------------------------------------------

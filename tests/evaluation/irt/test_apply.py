@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from paperworks.data.responses import Responses
-from paperworks.evaluation.irt.apply import OUTPUTS, analyse, apply, findings, read_answers
+from paperworks.evaluation.irt.analysis import analyse, findings
+from paperworks.evaluation.irt.apply import OUTPUTS, apply, read_answers
 from paperworks.evaluation.irt.fit import IRTFit, fit_irt, score_responders
 from paperworks.evaluation.irt.report_page import report_page
 from paperworks.evaluation.irt.simulate import simulate_responses

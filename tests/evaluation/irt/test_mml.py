@@ -63,7 +63,7 @@ def test_objective_never_falls(model, priors, weighted):
     values, observed = answers(60, 15, model=model, seed=3, missing=0.1)
     v = np.repeat([0.1, 1.0, 0.5], 5) if weighted else None
     for nodes in (41, "auto"):
-        fit = mml_fit(values, observed, v, model=model, priors=priors, nodes=nodes, tol=1e-7, steps=140)
+        fit = mml_fit(values, observed, v, model=model, priors=priors, nodes=nodes, tol=1e-7, steps=100)
         assert len(fit.objective) > 10
         assert np.diff(fit.objective).min() > -1e-9
 
@@ -101,12 +101,12 @@ def test_number_of_nodes_hardly_matters():
 
 @pytest.mark.parametrize("model", ["2pl", "3pl"])
 def test_auto_nodes_agree_with_very_many_where_posteriors_are_narrow(model):
-    responses, _ = simulate_responses(30, 1200, model="2pl", seed=5)
+    responses, _ = simulate_responses(30, 600, model="2pl", seed=5)
     auto = mml_fit(responses.values, model=model, tol=1e-5)
-    many = mml_fit(responses.values, model=model, tol=1e-5, nodes=1281)
+    many = mml_fit(responses.values, model=model, tol=1e-5, nodes=641)
     adaptive = mml_fit(responses.values, model=model, tol=1e-5, nodes="adaptive")
     coarse = mml_fit(responses.values, model=model, tol=1e-5, nodes=41)
-    assert auto.grid.points > 8 * auto.grid.knots
+    assert auto.grid.points > 5 * auto.grid.knots
     for fit in (auto, adaptive):
         assert np.abs(fit.params[1] - many.params[1]).max() < 2e-3
         np.testing.assert_allclose(fit.theta, many.theta, atol=1e-3)
