@@ -1,7 +1,7 @@
 """A quick reader for the commonest large file: a csv or tsv of one name per row and cells 0, 1 or nothing.
 
-It reads a table of a hundred million cells at the speed of the disk and in a byte a cell, where a general reader makes
-an object of each. Anything out of the ordinary makes it step back: the general reader then reads, or names what is wrong.
+It reads a table of a hundred million cells in a byte a cell, where a general reader makes an object of each. Anything
+out of the ordinary makes it step back: the general reader then reads, or names what is wrong.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -273,7 +274,7 @@ def _parquet(name: str, content: bytes) -> pd.DataFrame:
 
 
 def _no_duplicates(name: str, header: Sequence[str]) -> None:
-    doubled = sorted({column for column in header if header.count(column) > 1})
+    doubled = sorted(column for column, count in Counter(header).items() if count > 1)
     if doubled:
         raise DataError(f"{name}: the header has {', '.join(map(repr, doubled))} more than once; rename one of them")
 
