@@ -41,7 +41,7 @@ def workloads(*, quick: bool = False) -> list[Workload]:
         return [_recipe("simulated 90 x 400", small, target=None, rounds=2), _marginal(12, target=None, rounds=1)]
     name, table = _paper_table()
     return [
-        _recipe(name, table, target=20.0, rounds=3),
+        _recipe(name, table, target=25.0, rounds=3),
         _marginal(30, target=20.0, rounds=3),
         _abilities(60, target=5.0, rounds=3),
     ]
