@@ -1,0 +1,5 @@
+"""Models of physical systems: differential equations, fields, molecules, spikes."""
+
+from paperworks._lazy import attach_area
+
+__getattr__, __dir__, __all__ = attach_area(__name__)

@@ -1,0 +1,5 @@
+"""Simulators and generated worlds that several papers share."""
+
+from paperworks._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(__name__, {})
