@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paperworks.evaluation.irt import fused
+
 TILE_CELLS = 1 << 19  # a tile of float32 cells fits a core's second-level cache
 
 
@@ -74,6 +76,11 @@ class Table:
     def wrong_byte(self) -> Tensor:
         """255 where the answer is not right, 0 where it is, (M, R) uint8."""
         return self.right - 1
+
+    @cached_property
+    def coded(self) -> np.ndarray:
+        """Cells as the compiled passes read them (see `fused.py`)."""
+        return fused.coded(self.right, self.observed)
 
     @cached_property
     def totals(self) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ its default weight decay .01 on every variational parameter, 500 full-batch step
 deviations at 0, that of log a at log .3.
 
 Notes:
-    - the gradient is written by hand (`joint.py`): no graph, one byte a cell, cells only in tiles that stay in cache;
+    - the gradient is written by hand (`joint.py`, `fused.py`): no graph, one byte a cell, cells only in registers;
     - the Kullback-Leibler terms are sampled, as in the official code, not taken in closed form;
     - point estimates as in the authors' notebook: a = exp(mu + s^2 / 2), the mean of the lognormal, c = sigmoid(mu), b
       and theta = mu;
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from paperworks.evaluation.irt.curves import LOG_A, Model, free_rows
-from paperworks.evaluation.irt.joint import gradient, weighted_loglik
+from paperworks.evaluation.irt.joint import gradient, total_loglik
 from paperworks.evaluation.irt.mml import Estimate
 from paperworks.evaluation.irt.newton import log_prior
 from paperworks.evaluation.irt.priors import Priors
@@ -73,7 +73,7 @@ def elbo(table: Table, state: Variational, noise: Variational, rows: tuple[int, 
     half = 0.5 * noise.items[0].double() ** 2 + state.items[1].double()
     item = log_prior(params.double(), rows, priors) + half.sum(0) + 0.5 * precision.log().nan_to_num(neginf=0).sum()
     ability = (-0.5 * theta**2 + 0.5 * noise.theta[0] ** 2 + state.theta[1]).double().sum()
-    return weighted_loglik(table, params, theta, rows).sum() + table.weight @ item + ability
+    return total_loglik(table, params, theta, rows) + table.weight @ item + ability
 
 
 def elbo_gradient(
