@@ -92,15 +92,18 @@ def posterior(grid: Grid, loglik: Tensor) -> Posterior:
     device = loglik.device
     point, log_weight = grid.point.to(device), grid.log_weight.to(device)
     spline = None if grid.spline is None else grid.spline.to(device)
+    powers = torch.stack([torch.ones_like(point), point, point**2], dim=1)
     parts = []
     for block in loglik.split(max(1, BLOCK_CELLS // grid.points)):
-        joint = (block if spline is None else block @ spline) + log_weight
-        evidence = joint.logsumexp(1)
-        share = torch.exp_(joint - evidence[:, None])
-        theta = share @ point
-        sd = (share @ point**2 - theta**2).clamp_(min=0).sqrt_()
-        edge = share[:, 0] + share[:, -1]
-        parts.append((theta, sd, evidence, share if spline is None else share @ spline.T, edge))
+        joint = log_weight + block if spline is None else torch.addmm(log_weight, block, spline)
+        top = joint.amax(1, keepdim=True)
+        mass = joint.sub_(top).exp_()
+        total, theta, square = (mass @ powers).unbind(1)
+        theta, square = theta / total, square / total
+        sd = (square - theta**2).clamp_(min=0).sqrt_()
+        edge = (mass[:, 0] + mass[:, -1]) / total
+        counts = (mass if spline is None else mass @ spline.T).div_(total[:, None])
+        parts.append((theta, sd, top[:, 0] + total.log(), counts, edge))
     return Posterior(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
