@@ -170,3 +170,22 @@ def test_search_table_names_the_best_rate_of_each_arm():
     ]
     table = views.search_table(pd.DataFrame(rows))
     assert table.loc[0, "best"] == "0.001"
+
+
+def test_ratio_over_texts_keeps_the_runs_of_a_text_together():
+    """Both arms right on the same texts: the ratio is 1 whatever is drawn; on disjoint halves it is not."""
+    half = np.r_[np.ones(50), np.zeros(50)].astype(np.uint8)
+
+    def table(fourier):
+        rows = [
+            {"part": "accuracy", "task": "t", "width": 64, "arm": arm, "seed": seed, "accuracy": 0.5, "correct": right}
+            for arm, right in (("attention", half), ("fourier", fourier))
+            for seed in (10, 11)
+        ]
+        return views.ratio_table(pd.DataFrame(rows)).iloc[0]["95 % interval over test texts"]
+
+    assert table(half) == "1.000 to 1.000"
+    low, high = (float(bound) for bound in table(1 - half).split(" to "))
+    # ratio (n - k) / k with k ~ binomial(100, 1/2): the 2.5 % points of k are 40 and 60
+    assert low == pytest.approx(40 / 60, abs=0.03)
+    assert high == pytest.approx(60 / 40, abs=0.07)

@@ -91,7 +91,7 @@ def train_and_test(arm: Arm, task: Task, *, seed: int, progress: Progress) -> di
 
     Returns:
         Scalars (`accuracy`, `macro_f1`, `dev_accuracy`, `parameters`, `macs`, `steps`, `examples`, ...) and arrays
-        (`predictions` of the test part; `curve`: seconds and dev accuracy after each epoch).
+        (`predictions` of the test part and which are `correct`; `curve`: seconds and dev accuracy after each epoch).
     """
     torch.manual_seed(seed)
     model = build_model(arm, blueprint(task))
@@ -134,6 +134,7 @@ def train_and_test(arm: Arm, task: Task, *, seed: int, progress: Progress) -> di
         "recalls": recalls(task.test.labels.numpy(), predictions.numpy(), len(task.classes)),
         "class_names": "\x1f".join(task.classes),
         "predictions": predictions.numpy().astype(np.int16),
+        "correct": (predictions == task.test.labels).numpy().astype(np.uint8),
         "curve": np.array([(step / steps, values["accuracy"]) for step, values in result.evaluations]),
     }
 

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from paperworks._files import write_atomic
-from paperworks.lab.statistics import t_interval
+from paperworks.lab.statistics import bootstrap, t_interval
 from paperworks.lab.study import Figure, Loaded, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
 
+COMPARED = ("fourier", "attention")
 COLOURS = {
     "attention": "#1f77b4", "fourier": "#d62728", "hybrid": "#9467bd", "linear": "#2ca02c", "random": "#8c564b",
     "ff_only": "#7f7f7f", "bag": "#ff7f0e",
@@ -65,16 +66,28 @@ def search_table(frame: pd.DataFrame) -> pd.DataFrame | None:
 
 
 def ratio_table(frame: pd.DataFrame) -> pd.DataFrame | None:
-    """The accuracy ratio fourier / attention per task and width, paired by seed."""
-    cells = _trained(frame).pivot_table(index=["task", "width", "seed"], columns="arm", values="accuracy")
-    if not {"fourier", "attention"} <= set(cells.columns):
+    """The accuracy ratio fourier / attention per task and width: paired by seed, and resampled over test texts."""
+    trained = _trained(frame)
+    cells = trained.pivot_table(index=["task", "width", "seed"], columns="arm", values="accuracy")
+    if not set(COMPARED) <= set(cells.columns):
         return None
     rows = []
     for (task, width), cell in (cells["fourier"] / cells["attention"]).dropna().groupby(["task", "width"], sort=False):
         interval = t_interval(cell)
         bounds = "" if len(cell) < 2 else f"{interval.low:.3f} to {interval.high:.3f}"
-        rows.append({"task": task, "width": width, "ratio": f"{interval.estimate:.3f}", "95 % interval": bounds})
+        row = {"task": task, "width": width, "ratio": f"{interval.estimate:.3f}", "95 % interval over seeds": bounds}
+        runs = trained[(trained["task"] == task) & (trained["width"] == width)]
+        rows.append(row | {"95 % interval over test texts": _ratio_over_texts(runs)})
     return pd.DataFrame(rows)
+
+
+def _ratio_over_texts(runs: pd.DataFrame) -> str:
+    """What other test texts would have changed, these trained models given: a text keeps all its runs together."""
+    if "correct" not in runs or runs["correct"].map(np.size).min() < 20:
+        return ""
+    shares = [np.mean(np.stack(list(runs.loc[runs["arm"] == arm, "correct"])), axis=0) for arm in COMPARED]
+    interval = bootstrap(np.stack(shares, axis=1), lambda means: means[:, 0] / means[:, 1], unit="test texts")
+    return f"{interval.low:.3f} to {interval.high:.3f}"
 
 
 def speed_table(frame: pd.DataFrame) -> pd.DataFrame | None:
@@ -230,7 +243,7 @@ FIGURES = (
 )
 TABLES = (
     Table("accuracy", "Test accuracy per task, width and arm.", accuracy_table),
-    Table("ratio", "Accuracy ratio fourier / attention, paired by seed.", ratio_table),
+    Table("ratio", "Accuracy ratio fourier / attention, paired by seed; the same over test texts.", ratio_table),
     Table("speed", "One layer, forward and backward.", speed_table),
     Table("search", "Dev accuracy at each searched learning rate.", search_table),
     Table("labels", "Your data: share of each label's texts that an arm labels right.", label_table),
