@@ -165,9 +165,18 @@ def bench_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     known = {"workload", "ours", "peer", "contender", "status", "ours_ms", "peer_ms", "ms", "note"}
     known |= {"ratio", "ratio_low", "ratio_high", "rounds", "target"}
+    known |= {"ours_mb", "peer_mb", "memory_ratio", "memory_target"}
     extra = list(dict.fromkeys(name for row in rows for name in row if name not in known))
+    memory = ["peak MB, ours / peer"] if any(row.get("memory_ratio") is not None for row in rows) else []
+
+    def bytes_of(row: Mapping[str, Any]) -> str:
+        if row.get("memory_ratio") is None:
+            return ""
+        kept = "kept" if row["memory_ratio"] >= row["memory_target"] else "NOT kept"
+        return f"{row['ours_mb']:.4g} / {row['peer_mb']:.4g} (promised 1/{number(row['memory_target'])}, {kept})"
+
     return {
-        "columns": ["workload", "peer", "ratio", "ours, ms", "peer, ms", "promised", *extra, "note"],
+        "columns": ["workload", "peer", "ratio", "ours, ms", "peer, ms", "promised", *memory, *extra, "note"],
         "rows": [
             [
                 row.get("workload"),
@@ -176,6 +185,7 @@ def bench_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 row.get("ours_ms"),
                 row.get("peer_ms", row.get("ms")),
                 promise(row),
+                *(bytes_of(row) for _ in memory),
                 *(row.get(name) for name in extra),
                 row.get("note"),
             ]

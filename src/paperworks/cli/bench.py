@@ -64,6 +64,8 @@ def _line(row: Any) -> str:
     if row.status != "measured":
         return f"{row.workload}\t{row.peer}\t{row.status}: {row.note}"
     target = "" if row.target is None else f"\ttarget {row.target:g}"
+    if row.memory_ratio is not None:
+        target += f"\tpeak {row.ours_mb:.4g} MB against {row.peer_mb:.4g}, target 1/{row.memory_target:g}"
     return (
         f"{row.workload}\t{row.peer}\t{row.ratio:.2f}x [{row.ratio_low:.2f}, {row.ratio_high:.2f}]"
         f"\tours {row.ours_ms:.4g} ms, peer {row.peer_ms:.4g} ms{target}"

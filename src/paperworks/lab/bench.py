@@ -20,6 +20,7 @@ from scipy import stats
 
 from paperworks._files import write_atomic
 from paperworks.lab.environment import environment
+from paperworks.testing.cost import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Contender:
 class Workload:
     """One job, ours and the peers'. `agree(ours, theirs)` returns what differs between the outputs, or None.
 
-    `target`: the least ratio that we promise.
+    `target`: the least ratio of times that we promise. `memory`: the least ratio of peak bytes (of tensors, above what
+    lived before the call); where it is given, one more call of each is watched.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Workload:
     target: float | None = None
     note: str = ""
     rounds: int = 20
+    memory: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,10 @@ class Row:
     rounds: int = 0
     target: float | None = None
     note: str = ""
+    ours_mb: float | None = None
+    peer_mb: float | None = None
+    memory_ratio: float | None = None
+    memory_target: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,7 @@ def _compare(workload: Workload, peer: Contender, rounds: int) -> Row:
         target=workload.target,
         note=workload.note,
         rounds=rounds,
+        memory_target=workload.memory,
     )
     if not peer.available:
         return replace(row, status="not installed", note=f"needs {peer.requires}", rounds=0)
@@ -123,7 +131,11 @@ def _compare(workload: Workload, peer: Contender, rounds: int) -> Row:
     times = np.array([_pair(ours, theirs, first=number % 2) for number in range(rounds)])
     low, middle, high = np.quantile(times[:, 1] / times[:, 0], [0.25, 0.5, 0.75]).tolist()
     ours_ms, peer_ms = np.median(times, axis=0).tolist()
-    return replace(row, ours_ms=ours_ms, peer_ms=peer_ms, ratio=middle, ratio_low=low, ratio_high=high)
+    row = replace(row, ours_ms=ours_ms, peer_ms=peer_ms, ratio=middle, ratio_low=low, ratio_high=high)
+    if workload.memory is None:
+        return row
+    ours_mb, peer_mb = (peak_bytes(call) / 1e6 for call in (ours, theirs))
+    return replace(row, ours_mb=ours_mb, peer_mb=peer_mb, memory_ratio=peer_mb / ours_mb)
 
 
 def _pair(ours: Callable[[], Any], theirs: Callable[[], Any], *, first: int) -> tuple[float, float]:
