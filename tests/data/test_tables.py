@@ -159,6 +159,14 @@ def test_broken_jsonl_is_an_error_that_says_where(tmp_path, content, message):
         read_table(write(tmp_path, content, "table.jsonl"), text=("a",))
 
 
+def test_parquet_keeps_an_index_that_has_a_name(tmp_path):
+    frame = pd.DataFrame({"model": ["a", "b"], "score": [1, 2]})
+    frame.set_index("model").to_parquet(tmp_path / "named.parquet")
+    assert read_table(tmp_path / "named.parquet", text=("model",))["model"].tolist() == ["a", "b"]
+    frame[::-1].to_parquet(tmp_path / "unnamed.parquet")
+    assert sorted(read_table(tmp_path / "unnamed.parquet").columns) == ["model", "score"]
+
+
 def test_truncated_parquet_is_an_error(tmp_path):
     pd.DataFrame({"a": range(1000)}).to_parquet(tmp_path / "table.parquet")
     content = (tmp_path / "table.parquet").read_bytes()

@@ -12,6 +12,7 @@ import difflib
 import io
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -269,7 +270,9 @@ def _parquet(name: str, content: bytes) -> pd.DataFrame:
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{name}: not a whole parquet file ({error}); copy or write it again") from None
     _no_duplicates(name, table.column_names)
-    frame = table.to_pandas()
+    # An index that pandas saved under a name is a column like the others; its unnamed ones count rows.
+    unnamed = [column for column in table.column_names if re.fullmatch(r"__index_level_\d+__", column)]
+    frame = table.drop_columns(unnamed).to_pandas(ignore_metadata=True)
     return frame.set_axis(pd.RangeIndex(1, len(frame) + 1, name="row"))
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         make_linear_mixer,
         make_random_mixer,
     )
-    from paperworks.sequence.fnet.benchmark import MixerTiming, benchmark_mixers
+    from paperworks.sequence.fnet.benchmark import MixerTiming, benchmark_mixers, growth_exponents, plot_timings
     from paperworks.sequence.fnet.classifier import TextClassifier
     from paperworks.sequence.fnet.layouts import hybrid_layout
     from paperworks.sequence.fnet.mixers import FourierMixing, IdentityMixing, LinearMixing, RandomMixing
@@ -49,6 +49,7 @@ __getattr__, __dir__, _names = attach(
         "TextClassifier": "classifier",
         "benchmark_mixers": "benchmark",
         "fourier_mix": "mixing",
+        "growth_exponents": "benchmark",
         "hybrid_layout": "layouts",
         "make_attention_mixer": "arms",
         "make_fourier_mixer": "arms",
@@ -56,6 +57,7 @@ __getattr__, __dir__, _names = attach(
         "make_identity_mixer": "arms",
         "make_linear_mixer": "arms",
         "make_random_mixer": "arms",
+        "plot_timings": "benchmark",
     },
 )
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "TextClassifier",
     "benchmark_mixers",
     "fourier_mix",
+    "growth_exponents",
     "hybrid_layout",
     "make_attention_mixer",
     "make_fourier_mixer",
@@ -78,4 +81,5 @@ __all__ = [
     "make_identity_mixer",
     "make_linear_mixer",
     "make_random_mixer",
+    "plot_timings",
 ]
