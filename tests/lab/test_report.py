@@ -11,7 +11,7 @@ import pytest
 
 from paperworks.lab import facts
 from paperworks.lab.drawing import interval_bar, svg
-from paperworks.lab.report import _jinja, refutations_first, table, tally, write_report
+from paperworks.lab.report import jinja, refutations_first, table, tally, write_report
 from paperworks.lab.words import number, p_words
 
 VOID = {"meta", "link", "br", "path", "rect", "line", "circle", "use", "image", "polygon"}
@@ -294,4 +294,4 @@ def test_order_and_tally():
 
 def test_a_template_that_names_what_is_not_there_fails():
     with pytest.raises(Exception, match="undefined"):
-        _jinja().from_string("{{ absent }}").render()
+        jinja().from_string("{{ absent }}").render()

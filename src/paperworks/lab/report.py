@@ -35,7 +35,7 @@ _CLOCK = re.compile(r"(^|[_\s(])(seconds?|minutes|hours|time|ms|s)($|[_\s)])", r
 def write_report(run: Run, path: Path) -> None:
     """Write the report of a run, finished or not, as one HTML file; the file appears whole or not at all."""
     # What a trial or a user's file says may hold lone surrogates, which UTF-8 cannot.
-    page = _jinja().get_template("report.html").render(**_content(run))
+    page = jinja().get_template("report.html").render(**_content(run))
     write_atomic(path, page.encode("utf-8", errors="replace"))
 
 
@@ -67,7 +67,7 @@ def _content(run: Run) -> dict[str, Any]:
         "finished_on": finished,
         "config": facts.plain(run.config),
         "environment": facts.environments(run),
-        "css": Markup((TEMPLATES / "parts.css").read_text()),
+        "css": css(),
     }
 
 
@@ -163,6 +163,11 @@ def verdict_cards(
     return _macro("verdict_cards")(refutations_first(verdicts), by_id(statements), prefix)
 
 
+def css() -> Markup:
+    """The style sheet of reports and pages."""
+    return Markup("".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "parts.css")))
+
+
 def table(content: Mapping[str, Any]) -> Markup:
     """A stored table: `columns`, `rows`, maybe a `caption`."""
     return _macro("table")({"caption": ""} | dict(content))
@@ -179,15 +184,17 @@ def _macro(name: str) -> Any:
 
 @functools.cache
 def _parts() -> Template:
-    return _jinja().get_template("parts.html")
+    return jinja().get_template("parts.html")
 
 
 @functools.cache
-def _jinja() -> Environment:
+def jinja(folder: Path | None = None) -> Environment:
+    """The templates of the laboratory, and before them those of a folder."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    folders = [TEMPLATES] if folder is None else [folder, TEMPLATES]
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(folders), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {
         "number": number,

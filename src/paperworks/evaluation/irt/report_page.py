@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jinja2 import Environment
     from matplotlib.figure import Figure
 
     from paperworks.evaluation.irt.analysis import Analysis
@@ -28,25 +24,21 @@ BLUE, ORANGE, GREY = "#2a6fbb", "#c8501e", "#8a9099"
 def report_page(found: Analysis) -> str:
     """The report as HTML: findings, suspects, headroom by group, item curves, abilities; names are escaped."""
     from paperworks.evaluation.irt.analysis import findings
-    from paperworks.lab import report
+    from paperworks.lab import page, report
 
-    figures = [_drawn(*figure) for figure in _figures(found)]
     facts = dict(zip(found.summary["fact"], found.summary["value"], strict=True))
-    return (
-        _jinja()
-        .get_template("report.html")
-        .render(
-            title=f"Item response report: {facts['responders']} responders, {facts['items']} items",
-            findings=findings(found),
-            warnings=found.warnings,
-            figures=figures,
-            suspects=report.table(_suspects(found)),
-            groups=report.table(_groups(found)),
-            responders=report.table(_responders(found)),
-            clustered=found.clustered,
-            facts={name: value for name, value in facts.items() if name != "warnings"},
-            css=Markup((report.TEMPLATES / "parts.css").read_text(encoding="utf-8")),
-        )
+    return page.render(
+        TEMPLATES,
+        "report.html",
+        title=f"Item response report: {facts['responders']} responders, {facts['items']} items",
+        findings=findings(found),
+        warnings=found.warnings,
+        figures=[page.figure(*drawn) for drawn in _figures(found)],
+        suspects=report.table(_suspects(found)),
+        groups=report.table(_groups(found)),
+        responders=report.table(_responders(found)),
+        clustered=found.clustered,
+        facts={name: value for name, value in facts.items() if name != "warnings"},
     )
 
 
@@ -113,16 +105,6 @@ def _figures(found: Analysis) -> list[tuple[str, str, Figure]]:
         ("information", "Information of each group's items together, by ability.", _information(found)),
     ]
     return drawn if len(found.groups) > 1 else drawn[1:]
-
-
-def _drawn(name: str, caption: str, plot: Figure) -> dict[str, Any]:
-    from paperworks.lab.drawing import inline, svg
-
-    with warnings.catch_warnings():
-        # Words stay text in the page, so it is the reader's fonts that count, not those here.
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        drawn = svg(plot)
-    return {"name": name, "caption": caption, "svg": inline(drawn, name, caption)}
 
 
 def _headroom(found: Analysis) -> Figure:
@@ -240,10 +222,3 @@ def _facts(frame: pd.DataFrame) -> dict[str, Any]:
     from paperworks.lab.facts import table_facts
 
     return table_facts(frame)
-
-
-@functools.cache
-def _jinja() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
