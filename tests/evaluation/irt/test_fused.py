@@ -69,7 +69,7 @@ def test_the_number_of_threads_changes_nothing():
 def test_without_numba_the_plain_sums_serve(monkeypatch):
     table, params, theta = setting("3pl", True)
     with_numba = gradient(table, params, theta, FREE["3pl"])
-    monkeypatch.setattr(fused, "_has_numba", lambda: False)
+    monkeypatch.setattr(fused, "has_numba", lambda: False)
     monkeypatch.setattr(fused, "_kernels", None)
     without = gradient(table, params, theta, FREE["3pl"])
     torch.testing.assert_close(without[0], with_numba[0], rtol=2e-5, atol=1e-4)

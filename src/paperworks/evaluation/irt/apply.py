@@ -6,7 +6,6 @@ Writes items.csv, responders.csv, groups.csv, summary.csv, fit.safetensors with 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,6 +14,7 @@ import tyro
 
 from paperworks._files import write_atomic
 from paperworks.data.errors import DataError
+from paperworks.data.outputs import write_frame
 from paperworks.data.responses import GroupRule, Orientation, Responses
 from paperworks.evaluation.irt.analysis import Analysis, analyse, findings
 
@@ -117,7 +117,7 @@ def apply(
     write(found, out)
     lines = _said(found, out)
     if new is not None:
-        _write_frame(out / "scored.csv", new)
+        write_frame(out / "scored.csv", new)
         lines.append(f"written: {out / 'scored.csv'} ({len(new)} new responders)")
     return "\n".join(lines)
 
@@ -181,7 +181,7 @@ def write(found: Analysis, out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     for name in ("items", "responders", "groups", "summary"):
-        _write_frame(out / f"{name}.csv", getattr(found, name))
+        write_frame(out / f"{name}.csv", getattr(found, name))
     found.fit.save(out / "fit")
     write_atomic(out / "report.html", report_page(found).encode("utf-8", errors="replace"))
 
@@ -204,7 +204,7 @@ def _score_only(score: tuple[str, ...], fit: Path, out: Path, reading: dict) -> 
 
     new = _scored(IRTFit.load(fit), score, reading)
     out.mkdir(parents=True, exist_ok=True)
-    _write_frame(out / "responders.csv", new)
+    write_frame(out / "responders.csv", new)
     best = new.sort_values("theta", ascending=False).head(5).to_dict("records")
     lines = [f"{row['responder']}: theta {row['theta']:.2f} (sd {row['sd']:.2f})" for row in best]
     return "\n".join([*lines, f"written: {out / 'responders.csv'} ({len(new)} responders)"])
@@ -240,12 +240,6 @@ def _keep_inputs(out: Path, inputs: Sequence[str], fit: Path | None) -> None:
         raise ValueError(f"out: scores would replace the fit's own responders.csv in {out}; choose another --out")
     if out.exists() and not out.is_dir():
         raise ValueError(f"out: {out} is a file; give a folder")
-
-
-def _write_frame(path: Path, frame: pd.DataFrame) -> None:
-    stream = io.StringIO()
-    frame.to_csv(stream, index=False, float_format="%.8g", lineterminator="\n")
-    write_atomic(path, stream.getvalue().encode("utf-8", errors="replace"))
 
 
 def _said(found: Analysis, out: Path) -> list[str]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
@@ -23,6 +22,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+
+from paperworks._compiled import has_numba
 
 BLOCK = 1024  # items: some hundred microseconds of work
 LANES = 16  # single-precision numbers in the widest vector register
@@ -41,7 +42,7 @@ class Sums(NamedTuple):
 
 def usable(theta: Tensor) -> bool:
     """Whether the compiled pass serves these abilities: single precision on a CPU, numba installed."""
-    return theta.dtype == torch.float32 and theta.device.type == "cpu" and _has_numba()
+    return theta.dtype == torch.float32 and theta.device.type == "cpu" and has_numba()
 
 
 def coded(right: Tensor, observed: Tensor | None) -> np.ndarray:
@@ -95,11 +96,6 @@ def _in_threads(
         run(0)
     else:
         list(_pool(threads).map(run, range(threads)))
-
-
-@functools.cache
-def _has_numba() -> bool:
-    return importlib.util.find_spec("numba") is not None
 
 
 @functools.cache

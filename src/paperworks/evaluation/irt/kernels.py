@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from paperworks._compiled import FAST, jit
 from paperworks.evaluation.irt.fused import BLOCK, MISSING, RIGHT
 
 f = np.float32
@@ -23,9 +23,6 @@ P3, P4, P5 = f(4.1665795894e-2), f(1.6666665459e-1), f(5.0000001201e-1)
 Q0, Q1, Q2 = f(7.0376836292e-2), f(-1.1514610310e-1), f(1.1676998740e-1)
 Q3, Q4, Q5 = f(-1.2420140846e-1), f(1.4249322787e-1), f(-1.6668057665e-1)
 Q6, Q7, Q8 = f(2.0000714765e-1), f(-2.4999993993e-1), f(3.3333331174e-1)
-compiled: Any = partial(
-    njit, nogil=True, cache=True, fastmath={"contract", "reassoc", "arcp", "nsz"}, error_model="numpy"
-)
 
 
 def _bitcast(to: Any, kind: ir.Type) -> Any:
@@ -45,7 +42,7 @@ def as_integer(typing: Any, number: Any) -> Any:
     return _bitcast(types.int32(types.float32), ir.IntType(32))
 
 
-@compiled(inline="always")
+@jit(fastmath=FAST, inline="always")
 def exponential(x):
     x = min(max(x, -REACH), REACH)
     n = np.floor(x * LOG2_E + HALF)
@@ -54,7 +51,7 @@ def exponential(x):
     return power * as_float((np.int32(n) + np.int32(127)) << np.int32(23))  # pyright: ignore[reportCallIssue]
 
 
-@compiled(inline="always")
+@jit(fastmath=FAST, inline="always")
 def logarithm(x):
     # The mantissa comes out in [sqrt(1/2), sqrt(2)].
     bits = as_integer(x) - ROOT_HALF  # pyright: ignore[reportCallIssue]
@@ -65,7 +62,7 @@ def logarithm(x):
     return (tail * y - HALF) * y * y + y + n * LN2_LOW + n * LN2_HIGH
 
 
-@compiled()
+@jit(fastmath=FAST)
 def cell_sums(
     cells, theta, a, shift, guessing, slipping, pull, slope, slope_theta, guess, slip, parts, thread, threads
 ):
@@ -93,7 +90,7 @@ def cell_sums(
             slope[i], slope_theta[i], guess[i], slip[i] = slope_i, slope_theta_i, guess_i, slip_i - guess_i
 
 
-@compiled()
+@jit(fastmath=FAST)
 def cell_logliks(cells, theta, a, shift, guessing, slipping, totals, parts, thread, threads):
     for block in range(thread, len(parts), threads):
         for i in range(block * BLOCK, min((block + 1) * BLOCK, len(a))):

@@ -95,6 +95,11 @@ def slope_objective(squared: Tensor, c: float | Tensor) -> Tensor:
     return 0.5 * ((c / 2).square() * (squared + c * c).pow(-3)).clamp(min=SMALLEST_SLOPE).log().mean()
 
 
+def optimum_exists(z: Tensor) -> bool:
+    """Whether fewer than a third of the pairs of rows are identical, so that `solve` has an answer."""
+    return _excess(_distances(z, None), LOWEST) < 0
+
+
 def _excess(squared: Tensor, c: float) -> float:
     """Growing in c: mean of 3 c^2 / (dist^2 + c^2), less 1."""
     return float((3 * c * c / (squared + c * c)).mean()) - 1
