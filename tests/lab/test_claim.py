@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from paperworks.lab.claim import Claim, Condition, Guard, NotMeasurable, difference, judge, ratio, value
-from paperworks.lab.statistics import clopper_pearson
+from paperworks.lab.statistics import bootstrap, clopper_pearson
 
 
 def table(gap, seeds=5, first=10, noise=0.01, arms=("a", "b")):
@@ -46,6 +46,16 @@ def test_few_seeds_and_pilot_seeds_only_indicate():
     assert (few.state, few.leaning) == ("indicative", "holds")
     assert (pilot.state, pilot.leaning) == ("indicative", "holds")
     assert "pilot" in pilot.reason
+
+
+def test_intervals_over_items_do_not_count_seeds():
+    """A bootstrap over a hundred pairs of fixed data says as much from one seed; beside a condition by seeds it waits."""
+    items = np.random.default_rng(0).normal(0.3, 0.2, size=100)
+    over_items = Condition("gap", lambda frame: bootstrap(items, unit="pairs"), 0.05)
+    one_seed = table(0.2, seeds=1)
+    assert judge([Claim("items", (over_items,))], one_seed)[0].state == "holds"
+    both = Claim("both", (over_items, Condition("b - a", B_OVER_A, 0.05)))
+    assert judge([both], table(0.2, seeds=3))[0].state == "indicative"
 
 
 def test_a_missing_arm_is_not_tested():

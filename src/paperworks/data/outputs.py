@@ -35,8 +35,8 @@ def check_output_folder(
     return out
 
 
-def write_frame(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table as csv, whole or not at all; numbers to eight digits."""
+def write_frame(path: Path, frame: pd.DataFrame, *, separator: str = ",") -> None:
+    """Write a table, whole or not at all; numbers to eight digits."""
     stream = io.StringIO()
-    frame.to_csv(stream, index=False, float_format="%.8g", lineterminator="\n")
+    frame.to_csv(stream, index=False, sep=separator, float_format="%.8g", lineterminator="\n")
     write_atomic(path, stream.getvalue().encode("utf-8", errors="replace"))

@@ -23,6 +23,7 @@ Measure: TypeAlias = Callable[[pd.DataFrame], "NDArray[np.float64] | Interval"]
 
 ALPHA = 0.05
 SEEDS_FOR_A_VERDICT = 5
+PER_SEED = ("seeds", "splits")  # units of which a seed gives one value
 FIRST_JUDGING_SEED = 10
 
 
@@ -138,7 +139,8 @@ def _draft(claim: Claim, frame: pd.DataFrame, budget: pd.DataFrame | None, equal
             return replace(base, state="inconclusive", reason=f"{guard.name}: {wrong}")
     if frame["seed"].min() < FIRST_JUDGING_SEED:
         return replace(base, state="indicative", reason=f"pilot seeds (below {FIRST_JUDGING_SEED}) never judge")
-    if seeds < SEEDS_FOR_A_VERDICT:
+    # Intervals over many items of fixed data (a bootstrap, exact counts) do not rest on seeds.
+    if seeds < SEEDS_FOR_A_VERDICT and any(finding.interval.unit in PER_SEED for finding in findings):
         return replace(base, state="indicative", reason=f"{seeds} seeds; a verdict needs {SEEDS_FOR_A_VERDICT}")
     return replace(base, state="holds")
 
