@@ -49,7 +49,7 @@ def test_few_seeds_and_pilot_seeds_only_indicate():
 
 
 def test_intervals_over_items_do_not_count_seeds():
-    """A bootstrap over a hundred pairs of fixed data says as much from one seed; beside a condition by seeds it waits."""
+    """A bootstrap over fixed pairs says as much from one seed; beside a condition by seeds the claim waits."""
     items = np.random.default_rng(0).normal(0.3, 0.2, size=100)
     over_items = Condition("gap", lambda frame: bootstrap(items, unit="pairs"), 0.05)
     one_seed = table(0.2, seeds=1)
