@@ -18,6 +18,8 @@ def register(commands: Any) -> None:
         help="put a paper's claim to the test, with a verdict",
         description="Put a paper's claim to the test. A second call continues where the first stopped.",
         add_help=False,
+        # A study's own flag may be the beginning of one of these.
+        allow_abbrev=False,
     )
     run.add_argument("slug", nargs="?")
     run.add_argument("-h", "--help", action="store_true", help="this help, and with a slug the study's own settings")

@@ -14,6 +14,7 @@ from paperworks._lazy import attach
 
 if TYPE_CHECKING:
     from paperworks.nn.attention import AttentionMixing
+    from paperworks.nn.attention_maps import AttentionMaps, attentions_of
     from paperworks.nn.block import BlockOptions, FeedForward, MixerLayer
     from paperworks.nn.contract import (
         Encoded,
@@ -28,74 +29,101 @@ if TYPE_CHECKING:
     from paperworks.nn.decoder import MixerDecoder
     from paperworks.nn.embedding import TextEmbedding
     from paperworks.nn.encoder import MixerEncoder
+    from paperworks.nn.encoder_decoder import Beams, EncoderDecoder
     from paperworks.nn.heads import MaskedLM, SequenceClassifier, TokenTagger
     from paperworks.nn.initial import normal_init
     from paperworks.nn.language_model import CausalLM, Generated
+    from paperworks.nn.log_prob import head_log_prob, linear_log_prob, sequence_log_prob, token_log_prob
+    from paperworks.nn.mlp_head import MLPHead
+    from paperworks.nn.momentum_twin import MomentumTwin
     from paperworks.nn.pooling import AttentivePooling, masked_mean
     from paperworks.nn.registry import build_mixer, mixer_cards
     from paperworks.nn.sharing import save_shared_once
+    from paperworks.nn.small_conv import SmallConvNet
     from paperworks.nn.stack import hybrid
     from paperworks.nn.transformers_encoder import TransformersEncoder
 
 __getattr__, __dir__, _names = attach(
     __name__,
     {
+        "AttentionMaps": "attention_maps",
         "AttentionMixing": "attention",
         "AttentivePooling": "pooling",
+        "Beams": "encoder_decoder",
         "BlockOptions": "block",
         "CausalLM": "language_model",
         "CrossAttentionMixing": "cross_attention",
         "Encoded": "contract",
+        "EncoderDecoder": "encoder_decoder",
         "FeedForward": "block",
         "Generated": "language_model",
+        "MLPHead": "mlp_head",
         "MaskedLM": "heads",
         "MixerDecoder": "decoder",
         "MixerEncoder": "encoder",
         "MixerLayer": "block",
+        "MomentumTwin": "momentum_twin",
         "PaddingMixedIn": "contract",
         "SequenceClassifier": "heads",
+        "SmallConvNet": "small_conv",
         "TextEmbedding": "embedding",
         "TokenTagger": "heads",
         "Traits": "contract",
         "TransformersEncoder": "transformers_encoder",
+        "attentions_of": "attention_maps",
         "build_mixer": "registry",
         "check_mask": "contract",
+        "head_log_prob": "log_prob",
         "hybrid": "stack",
+        "linear_log_prob": "log_prob",
         "masked_mean": "pooling",
         "mixer_cards": "registry",
         "normal_init": "initial",
         "save_shared_once": "sharing",
+        "sequence_log_prob": "log_prob",
+        "token_log_prob": "log_prob",
         "traits_of": "contract",
         "warn_padding_mixed_in": "contract",
         "zero_masked": "contract",
     },
 )
 __all__ = [
+    "AttentionMaps",
     "AttentionMixing",
     "AttentivePooling",
+    "Beams",
     "BlockOptions",
     "CausalLM",
     "CrossAttentionMixing",
     "Encoded",
+    "EncoderDecoder",
     "FeedForward",
     "Generated",
+    "MLPHead",
     "MaskedLM",
     "MixerDecoder",
     "MixerEncoder",
     "MixerLayer",
+    "MomentumTwin",
     "PaddingMixedIn",
     "SequenceClassifier",
+    "SmallConvNet",
     "TextEmbedding",
     "TokenTagger",
     "Traits",
     "TransformersEncoder",
+    "attentions_of",
     "build_mixer",
     "check_mask",
+    "head_log_prob",
     "hybrid",
+    "linear_log_prob",
     "masked_mean",
     "mixer_cards",
     "normal_init",
     "save_shared_once",
+    "sequence_log_prob",
+    "token_log_prob",
     "traits_of",
     "warn_padding_mixed_in",
     "zero_masked",

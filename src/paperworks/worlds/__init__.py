@@ -2,4 +2,4 @@
 
 from paperworks._lazy import attach
 
-__getattr__, __dir__, __all__ = attach(__name__, {})
+__getattr__, __dir__, __all__ = attach(__name__, {"Corpus": "text", "ToyMT": "text", "Vocabulary": "text"})
