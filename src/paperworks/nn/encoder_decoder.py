@@ -3,7 +3,7 @@
     p(y_t | y_<t, x) = softmax(W dec(bos y_1 .. y_{t-1}, enc(x))_t + b)
 
 `forward` predicts all target positions at once; `generate` runs token by token, with keys and values kept. Neither
-changes the modes of the parts: call `model.eval()` first, or draw within `paperworks.train.dropout`.
+changes the modes of the parts: call `model.eval()` first, or draw within `paperworks.train.mc_dropout`.
 """
 
 from __future__ import annotations
@@ -162,7 +162,8 @@ class EncoderDecoder(nn.Module):
 
         The search of a source ends when `num_beams` sequences are finished. They compete by
         `log p / length ** length_penalty`, the length with the end token; where the search ends at `max_new_tokens`,
-        unfinished sequences compete as they are. The result does not depend on the composition of the batch. Where the decoder cannot stream, the whole prefix is read again for each token.
+        unfinished sequences compete as they are. The result does not depend on the composition of the batch. Where the
+        decoder cannot stream, the whole prefix is read again for each token.
 
         Raises:
             ValueError: an option out of range, or more tokens than the target has positions.

@@ -6,7 +6,6 @@ labels detection.csv, and with `--repair` repaired.tsv.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import tyro
 
 from paperworks._files import write_atomic
+from paperworks.data.outputs import check_output_folder, write_frame
 from paperworks.data.tables import parse_columns
 from paperworks.data.translations import RISK, Translations
 from paperworks.language.nmt_hallucinations.checked import Checked, check
@@ -83,7 +83,7 @@ def apply(
         None if held_out is None else Translations.read(held_out, columns=parse_columns(columns) if columns else None)
     )
     inputs = [*pairs, *(str(path) for path in (source, output, reference, held_out) if path is not None)]
-    _keep_inputs(Path(out), inputs)
+    check_output_folder(out, inputs=inputs, writes=OUTPUTS)
     loaded: tuple[Any, Any] = (None, None)
     if model is not None:
         from paperworks.language.nmt_hallucinations.experiments import load_model
@@ -116,16 +116,16 @@ def write(found: Checked, out: Path) -> list[Path]:
 
     out.mkdir(parents=True, exist_ok=True)
     written = [out / "scores.csv", out / "suspicious.html"]
-    _write_frame(written[0], scores_table(found), ",")
+    write_frame(written[0], scores_table(found))
     write_atomic(written[1], suspicious_page(found).encode("utf-8", errors="replace"))
     if found.report is not None:
         written.append(out / "detection.csv")
-        _write_frame(written[-1], found.report.table, ",")
+        write_frame(written[-1], found.report.table)
     if found.repairs is not None:
         written.append(out / "repaired.tsv")
         table = found.repairs.table
         table.insert(0, "id", list(found.translations.ids))
-        _write_frame(written[-1], table, "\t")
+        write_frame(written[-1], table, separator="\t")
     return written
 
 
@@ -169,22 +169,6 @@ def _read(
         raise ValueError("reference: goes with --source and --output; in a table it is a column")
     mapping = parse_columns(columns) if columns else None
     return Translations.read(table, columns=mapping, categories=categories or None)
-
-
-def _keep_inputs(out: Path, inputs: list[str]) -> None:
-    """Refuse to write over what is read."""
-    written = {(out / name).resolve() for name in OUTPUTS}
-    for path in inputs:
-        if path != "-" and Path(path).resolve() in written:
-            raise ValueError(f"out: {path} is read and would be written; choose another folder with --out")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out: {out} is a file; give a folder")
-
-
-def _write_frame(path: Path, frame: pd.DataFrame, separator: str) -> None:
-    stream = io.StringIO()
-    frame.to_csv(stream, index=False, sep=separator, float_format="%.8g", lineterminator="\n")
-    write_atomic(path, stream.getvalue().encode("utf-8", errors="replace"))
 
 
 def _said(found: Checked, out: Path) -> list[str]:

@@ -108,7 +108,7 @@ class Dehallucinator:
         """Repair translations; without `outputs` the model translates first, by beam search.
 
         Args:
-            hypotheses: `n` draws a source that are there already, from `mc_hypotheses`; None: drawn for what is suspect.
+            hypotheses: `n` draws a source, made before by `mc_hypotheses`; None: drawn for what is suspect.
 
         Raises:
             ValueError: lengths differ, a text is too long, or the scorer returns something else than a number each.

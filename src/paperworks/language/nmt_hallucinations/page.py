@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup
+
+from paperworks.lab import page, report
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from paperworks.language.nmt_hallucinations.checked import Checked
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -20,23 +18,18 @@ WORST = 200
 
 def suspicious_page(found: Checked) -> str:
     """The page as HTML; all texts are escaped."""
-    from paperworks.lab import report
-
     flagged = int(found.flags.to_numpy().any(axis=1).sum())
-    return (
-        _jinja()
-        .get_template("suspicious.html")
-        .render(
-            title=f"{flagged:,} of {len(found.translations):,} translations are flagged",
-            findings=found.findings,
-            missing=found.missing,
-            pairs=_pairs(found),
-            worst=WORST,
-            total=len(found.translations),
-            detection=report.table(_detection(found)) if found.report is not None else "",
-            flagged_by=report.table(_flagged_by(found)),
-            css=Markup((report.TEMPLATES / "parts.css").read_text(encoding="utf-8")),
-        )
+    return page.render(
+        TEMPLATES,
+        "suspicious.html",
+        title=f"{flagged:,} of {len(found.translations):,} translations are flagged",
+        findings=found.findings,
+        missing=found.missing,
+        pairs=_pairs(found),
+        worst=WORST,
+        total=len(found.translations),
+        detection=report.table(_detection(found)) if found.report is not None else "",
+        flagged_by=report.table(_flagged_by(found)),
     )
 
 
@@ -99,10 +92,3 @@ def _flagged_by(found: Checked) -> dict[str, Any]:
     columns: dict[str, Any] = {"detector": names, "flags": np.diag(shared), "alone": alone}
     columns |= {f"with {name}": shared[:, place] for place, name in enumerate(names)}
     return table_facts(pd.DataFrame(columns))
-
-
-@functools.cache
-def _jinja() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)

@@ -206,14 +206,14 @@ def toy_advantage(training: str, rival: str) -> Measure:
     return measure
 
 
-def toy_fall(training: str) -> Measure:
+def toy_fall(training: str, by: str = "after") -> Measure:
     """By which share hallucinations among suspect outputs became fewer, one value per seed."""
 
     def measure(frame: pd.DataFrame) -> np.ndarray:
         rows = _toy(frame, training)
         if (rows["rate_before"] == 0).any():
             raise NotMeasurable("a seed has no hallucination among its suspect outputs")
-        return 1 - (rows["rate_after"] / rows["rate_before"]).to_numpy(float)
+        return 1 - (rows[f"rate_{by}"] / rows["rate_before"]).to_numpy(float)
 
     return measure
 
@@ -294,6 +294,7 @@ def _on_toy(training: str) -> tuple[Claim, ...]:
             (Condition("share of hallucinations among suspect outputs that is gone", toy_fall(training), FALL),),
             family=family,
             guards=guards,
+            shown=(Condition("the same if the best draw could be known", toy_fall(training, "oracle"), FALL),),
         ),
         Claim(
             f"C4b_{training}",

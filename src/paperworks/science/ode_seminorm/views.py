@@ -36,6 +36,15 @@ def _grid(names: Sequence[str], width: float = 2.6) -> tuple[Plot, Any]:
     return plot, np.atleast_1d(plot.subplots(1, len(names)))
 
 
+def _plain_ticks(axis: Any) -> None:
+    """A few whole numbers on a logarithmic axis that spans about a decade."""
+    from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
+
+    axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_locator(NullLocator())
+
+
 def draw_training(frame: pd.DataFrame) -> Plot | None:
     """Backward evaluations of every step, mean over seeds, at the loosest tolerance."""
     rows = _part(frame, "train")
@@ -70,6 +79,7 @@ def draw_curves(frame: pd.DataFrame) -> Plot | None:
             shown = np.exp(np.log(np.maximum(error[:, row], 1e-16)).mean(0))
             axis.plot(nfe[:, row].mean(0), shown, "o-", ms=3.5, color=colour, label=arm, lw=1.2)
         axis.set(xscale="log", yscale="log", title=name, xlabel="backward evaluations")
+        _plain_ticks(axis)
         axis.axvline(nfe[:, 0, 2].mean(), color="0.7", lw=0.8, ls="--", zorder=0)
     axes[0].set_ylabel("relative gradient error")
     axes[0].legend(frameon=False)
@@ -209,7 +219,7 @@ def sentences(frame: pd.DataFrame) -> list[str]:
     rows = replayed(frame)
     if "energy_drift" in rows and rows["energy_drift"].notna().any():
         drift = rows["energy_drift"].mean()
-        said.append(f"The learned Hamiltonian changes by {drift:.2%} over 5 s without forces.")
+        said.append(f"The learned Hamiltonian drifts by {drift:.1e} of itself over 5 s without forces.")
     said.append(
         "Both norms here leave out the adjoint of time unless gradients of times are asked for (so seminorm_t would be "
         "seminorm). torchdiffeq 0.2.5 carries it along, and in its norm, whenever the field depends on time."
