@@ -239,6 +239,7 @@ def job(fabric: Any, size: int) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_the_joint_batch(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d",
                "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1", __file__, str(tmp_path)]  # fmt: skip

@@ -30,9 +30,9 @@ for dot in (False, True):
             assert torch.equal(a.isfinite(), b.isfinite())
             assert (a - b)[a.isfinite()].abs().max() < 1e-6
         grad, through = normal(targets, heads * channels), normal(edges, heads)
-        through = through * kept[:, None] if len(kept) else through
+        through = through * kept[graph.rows[4].long(), None] if len(kept) else through
         delta = (grad * one[0]).view(targets, heads, channels).sum(-1)
-        rest = (grad, one[1], delta, through, False, len(bias) > 0)
+        rest = (grad, one[1], delta, one[2], through, False, len(bias) > 0)
         pairs = zip(ops.graph_attention_backward(*given, *rest), kernels.backward(*given, *rest))
         for a, b in pairs:
             assert a.shape == b.shape

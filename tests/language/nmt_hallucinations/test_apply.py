@@ -71,7 +71,7 @@ def test_without_a_model_the_texts_decide_and_what_is_missing_is_said(table, tmp
     words = Words(page)
     assert words.pairs == 40
     assert "without --model these detectors are missing: seq_logprob" in said
-    assert any("repeats itself (top_ngram 6)" in text for text in words.text)
+    assert any("repeats itself (top_ngram" in text for text in words.text)
     # Most suspect first.
     first = scores.loc[scores["rank"].idxmin(), "output"]
     assert page.index(first) == min(page.index(output) for output in scores["output"] if output)

@@ -78,7 +78,7 @@ def toy_rows(training="noisy", seeds=range(10, 15), **values):
     usual = {
         "f1_in_domain": 0.9, "positives": 100, "auroc_seq_logprob": 0.8, "auroc_attention_to_eos": 0.6,
         "auroc_ignored_source": 0.6, "auroc_top_ngram": 0.6, "auroc_repeated_target": 0.6, "rate_before": 0.5,
-        "rate_after": 0.2, "rate_chosen": 0.2, "rate_random": 0.3, "rate_second": 0.4,
+        "rate_after": 0.2, "rate_chosen": 0.2, "rate_random": 0.3, "rate_second": 0.4, "rate_oracle": 0.1,
     }  # fmt: skip
     rng = np.random.default_rng(0)
     rows = []

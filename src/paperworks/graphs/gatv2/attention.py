@@ -137,7 +137,8 @@ def attend(
     else:
         from paperworks.graphs.gatv2.ops import graph_attention
 
-        out, lse, scores = graph_attention(*tensors, graph.rows, graph.columns, slope, dropout, dot, weights)
+        keep = weights or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+        out, lse, scores = graph_attention(*tensors, graph.rows, graph.columns, slope, dropout, dot, keep)
         alpha = _normalised(scores, lse, graph) if weights else None
     alpha = alpha.to(value.dtype) if weights and alpha is not None else None
     return out.view(len(out), heads, value.shape[2]).to(value.dtype), alpha
@@ -164,7 +165,8 @@ def choose_backend(backend: Backend, device: torch.device) -> Literal["numba", "
 
 
 def _normalised(scores: Tensor, lse: Tensor, graph: CSRGraph) -> Tensor:
-    """The softmax of the scores over in-edges, (E, H), differentiable; 0 for dropped edges."""
+    """The softmax of the scores (in the order of rows) over in-edges, (E, H), differentiable; 0 for dropped edges."""
+    scores = torch.empty_like(scores).index_copy(0, graph.rows[4].long(), scores)
     target = graph.edge_index[1]
     mass = torch.exp(scores - lse.detach()[target])
     total = torch.zeros_like(lse).index_add(0, target, mass)

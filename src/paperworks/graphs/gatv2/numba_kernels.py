@@ -17,12 +17,43 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 from paperworks._compiled import FAST, jit
 
+# So many edges ahead the rows of a table are asked for, so that they are there when their turn comes.
+AHEAD = 6
+CACHE_LINE = 64
 # Edges x channels from which on several threads pay.
 WORTH_THREADS = 1 << 20
 _GOLDEN, _MIX_1, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+@intrinsic
+def _prefetch(typingctx, table, row, byte):
+    """Ask for the cache line of a C-contiguous table's row at that byte; no effect on any value."""
+
+    def codegen(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        stride = builder.extract_value(array.strides, 0)
+        offset = builder.add(builder.mul(arguments[1], stride), arguments[2])
+        number, pointer = ir.IntType(32), ir.PointerType()
+        base = builder.ptrtoint(array.data, offset.type)
+        place = builder.inttoptr(builder.add(base, offset), pointer)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [place, ir.Constant(number, 0), ir.Constant(number, 3), ir.Constant(number, 1)])
+        return context.get_dummy_value()
+
+    return types.void(table, types.int64, types.int64), codegen
+
+
+@jit()
+def _prefetch_row(table, row):
+    for byte in range(0, table.shape[1] * table.itemsize, CACHE_LINE):
+        _prefetch(table, row, byte)
 
 
 @jit()
@@ -90,6 +121,7 @@ def _forward_block(first, last, plan, left, right, att, value, edges, options, o
     flat_pair, flat_wide = pair.reshape(-1), wide.reshape(-1)
     shifted = np.empty(right.shape[1], left.dtype)
     score, weight = np.empty(heads, left.dtype), np.empty(heads, left.dtype)
+    apart = left.ctypes.data != value.ctypes.data
     for segment in range(first, last):
         row, slot = row_of[segment], slot_of[segment]
         base, acc, top, mass = right[row], out[slot], high[slot], total[slot]
@@ -98,7 +130,12 @@ def _forward_block(first, last, plan, left, right, att, value, edges, options, o
             mass[h] = 0
         for c in range(acc.shape[0]):
             acc[c] = 0
-        for k in range(start_of[segment], start_of[segment + 1]):
+        stop = start_of[segment + 1]
+        for k in range(start_of[segment], stop):
+            if k + AHEAD < stop:
+                _prefetch_row(left, col[k + AHEAD])
+                if apart:
+                    _prefetch_row(value, col[k + AHEAD])
             edge = edge_of[k]
             if mask.shape[0] > 0 and not mask[edge]:
                 continue
@@ -112,7 +149,7 @@ def _forward_block(first, last, plan, left, right, att, value, edges, options, o
                 if bias.shape[0] > 0:
                     s += bias[edge, h]
                 if scores.shape[0] > 0:
-                    scores[edge, h] = s
+                    scores[k, h] = s
                 weight[h] = zero
                 if s == lowest:
                     continue
@@ -137,9 +174,9 @@ def _forward_block(first, last, plan, left, right, att, value, edges, options, o
 def _rows_block(first, last, plan, left, right, att, value, edges, options, given, kept, sums, grads):
     """Gradients of the row side; keeps per edge and head the weight and the gradient of its score for the columns."""
     row_of, slot_of, start_of, col, edge_of, _rows = plan
-    attr, lin, bias, mask = edges
+    attr, lin, _bias, mask = edges
     slope, dot, seed, threshold, scale = options
-    grad, lse, delta, grad_scores = given
+    grad, lse, delta, scores, grad_scores = given
     weight, dscore = kept
     dright, datt, dlin = sums
     dattr, dbias = grads
@@ -150,12 +187,18 @@ def _rows_block(first, last, plan, left, right, att, value, edges, options, give
     flat_pair, flat_product = pair.reshape(-1), product.reshape(-1)
     shifted, push = np.empty(right.shape[1], left.dtype), np.empty(right.shape[1], left.dtype)
     score, pull = np.empty(heads, left.dtype), np.empty(heads, left.dtype)
+    apart = left.ctypes.data != value.ctypes.data
     for segment in range(first, last):
         row = row_of[segment]
         base, acc, g = right[row], dright[slot_of[segment]], grad[row]
         for c in range(acc.shape[0]):
             acc[c] = 0
-        for k in range(start_of[segment], start_of[segment + 1]):
+        stop = start_of[segment + 1]
+        for k in range(start_of[segment], stop):
+            if k + AHEAD < stop:
+                _prefetch_row(left, col[k + AHEAD])
+                if apart:
+                    _prefetch_row(value, col[k + AHEAD])
             edge = edge_of[k]
             if mask.shape[0] > 0 and not mask[edge]:
                 for h in range(heads):
@@ -166,22 +209,17 @@ def _rows_block(first, last, plan, left, right, att, value, edges, options, give
                 _shifted(right[row], attr[edge], lin, shifted)
                 base = shifted
             key, v = left[col[k]], value[col[k]]
-            _pairs(key, base, att, slope, dot, flat_pair)
-            _head_sums(pair, score)
             for c in range(flat_product.shape[0]):
                 flat_product[c] = g[c] * v[c]
             _head_sums(product, pull)
             for h in range(heads):
-                s = score[h]
-                if bias.shape[0] > 0:
-                    s += bias[edge, h]
-                alpha = math.exp(s - lse[row, h])
+                alpha = math.exp(scores[k, h] - lse[row, h])
                 factor = one
                 if threshold > 0:
                     factor = scale if _kept(seed, edge * heads + h, threshold) else zero
                 ds = alpha * (factor * pull[h] - delta[row, h])
                 if grad_scores.shape[0] > 0:
-                    ds += grad_scores[edge, h]
+                    ds += grad_scores[k, h]
                 weight[k, h] = factor * alpha
                 dscore[k, h] = ds
                 score[h] = ds
@@ -231,7 +269,13 @@ def _columns_block(first, last, plan, left, right, att, grad, edges, options, ke
             dl[c] = 0
         for c in range(dv.shape[0]):
             dv[c] = 0
-        for q in range(start_of[segment], start_of[segment + 1]):
+        stop = start_of[segment + 1]
+        for q in range(start_of[segment], stop):
+            if q + AHEAD < stop:
+                _prefetch_row(right, row_of[q + AHEAD])
+                _prefetch_row(grad, row_of[q + AHEAD])
+                _prefetch_row(weight, place_of[q + AHEAD])
+                _prefetch_row(dscore, place_of[q + AHEAD])
             place, row = place_of[q], row_of[q]
             base, g = right[row], grad[row]
             if attr.shape[0] > 0:

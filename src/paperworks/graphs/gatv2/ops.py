@@ -6,8 +6,9 @@ One operator serves three attentions. With base_i = right_i (+ lin . edge_attr):
     dot               score = att . (left_j * base_i)
     alpha = softmax over the in-edges of i of (score + edge_bias);  out_i = sum_j dropout(alpha_ij) value_j
 
-Saved for backward are the inputs, the output and one log-sum-exp per node and head. With g_i the gradient of out_i and
-delta_i = g_i . out_i, the gradient of a score is alpha (dropout . g_i . value_j - delta_i).
+Saved for backward are the inputs, the output, a log-sum-exp per node and head, and a score per edge and head. With
+g_i the gradient of out_i and delta_i = g_i . out_i, the gradient of a score is alpha (dropout . g_i . value_j -
+delta_i).
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ def graph_attention(
     slope: float,
     dropout: float,
     dot: bool,
-    weights: bool,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(out (N_dst, H C), log-sum-exp, scores) of left (N_src, H W), right (N_dst, H W), att (H, W), value (N_src, H C).
 
     Of the edge tensors (attr (E, D) with lin (D, H W), bias (E, H), mask (E,)) those of no rows are absent. `scores`
-    (E, H) is empty unless `weights`.
+    (E, H), in the order of rows, is empty unless `keep`; the backward pass needs it.
     """
     from paperworks.graphs.gatv2.numba_kernels import kernels
 
@@ -49,7 +50,7 @@ def graph_attention(
     out = value.new_empty(n_dst + extra, value.shape[1])
     high, total = right.new_empty(n_dst + extra, heads), right.new_empty(n_dst + extra, heads)
     edges = rows[4].shape[0]
-    scores = right.new_full((edges, heads), float("-inf")) if weights else right.new_empty(0, heads)
+    scores = right.new_full((edges, heads), float("-inf")) if keep else right.new_empty(0, heads)
     kernels(edges * max(right.shape[1], value.shape[1]))[0](
         rows[6].numpy(),
         _plan(rows, n_dst),
@@ -63,9 +64,9 @@ def graph_attention(
 
 
 @graph_attention.register_fake
-def _(left, right, att, value, attr, lin, bias, mask, seed, rows, columns, slope, dropout, dot, weights):
+def _(left, right, att, value, attr, lin, bias, mask, seed, rows, columns, slope, dropout, dot, keep):
     heads, n_dst = att.shape[0], right.shape[0]
-    scores = right.new_empty(rows[4].shape[0] if weights else 0, heads)
+    scores = right.new_empty(rows[4].shape[0] if keep else 0, heads)
     return value.new_empty(n_dst, value.shape[1]), right.new_empty(n_dst, heads), scores
 
 
@@ -88,6 +89,7 @@ def graph_attention_backward(
     grad: Tensor,
     lse: Tensor,
     delta: Tensor,
+    scores: Tensor,
     grad_scores: Tensor,
     wants_attr: bool,
     wants_bias: bool,
@@ -115,7 +117,7 @@ def graph_attention_backward(
         *_arrays(value),
         given,
         options,
-        tuple(_arrays(grad, lse, delta, grad_scores)),
+        tuple(_arrays(grad, lse, delta, scores, grad_scores)),
         tuple(part.numpy() for part in kept),
         rows[5].numpy(),
         dright.numpy(),
@@ -152,7 +154,7 @@ def graph_attention_backward(
 @graph_attention_backward.register_fake
 def _(
     left, right, att, value, attr, lin, bias, mask, seed, rows, columns, slope, dropout, dot, grad, lse, delta,
-    grad_scores, wants_attr, wants_bias,
+    scores, grad_scores, wants_attr, wants_bias,
 ):  # fmt: skip
     parts = (left, right, att, value, attr if wants_attr else attr[:0], lin, bias if wants_bias else bias[:0])
     return tuple(part.new_empty(part.shape) for part in parts)
@@ -181,21 +183,24 @@ def _options(left: Tensor, slope: float, dropout: float, dot: bool, seed: Tensor
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, rows, columns, slope, dropout, dot, weights = inputs
-    out, lse, _ = output
+    *tensors, rows, columns, slope, dropout, dot, _ = inputs
+    out, lse, scores = output
     ctx.mark_non_differentiable(lse)
-    ctx.save_for_backward(*tensors, out, lse, *rows, *columns)
-    ctx.options = (slope, dropout, dot, weights, len(rows))
+    ctx.save_for_backward(*tensors, out, lse, scores, *rows, *columns)
+    ctx.options = (slope, dropout, dot, len(rows))
+    # Most calls use no score: no zeros are made for the gradients of what nobody used.
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor, grad_scores: Tensor | None) -> tuple[Any, ...]:
-    left, right, att, value, attr, lin, bias, mask, seed, out, lse, *graph = ctx.saved_tensors
-    slope, dropout, dot, weights, count = ctx.options
+def _backward(ctx: Any, grad: Tensor | None, _: Tensor, grad_scores: Tensor | None) -> tuple[Any, ...]:
+    left, right, att, value, attr, lin, bias, mask, seed, out, lse, scores, *graph = ctx.saved_tensors
+    slope, dropout, dot, count = ctx.options
+    grad = torch.zeros_like(out) if grad is None else grad
     delta = (grad * out).view(*lse.shape, out.shape[1] // lse.shape[1]).sum(-1)
-    through = bias.new_empty(0, lse.shape[1]) if grad_scores is None or not weights else grad_scores
+    through = bias.new_empty(0, lse.shape[1]) if grad_scores is None else grad_scores
     gradients = graph_attention_backward(
         left, right, att, value, attr, lin, bias, mask, seed, graph[:count], graph[count:], slope, dropout, dot, grad,
-        lse, delta, through.contiguous(), ctx.needs_input_grad[4], ctx.needs_input_grad[6],
+        lse, delta, scores, through.contiguous(), ctx.needs_input_grad[4], ctx.needs_input_grad[6],
     )  # fmt: skip
     wanted = [g if need else None for g, need in zip(gradients, ctx.needs_input_grad[:7], strict=True)]
     return (*wanted, None, None, [None] * count, [None] * (len(graph) - count), None, None, None, None)

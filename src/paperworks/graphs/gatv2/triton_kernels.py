@@ -56,7 +56,8 @@ def _forward(
     top, mass = top + 0.0 * tl.sum(acc), mass + tl.sum(acc)
     for first in range(start, stop, E):
         k = first + tl.arange(0, E)
-        on = k < stop
+        here = k < stop
+        on = here
         j, edge = tl.load(col + k, on, 0).to(tl.int64), tl.load(edge_of + k, on, 0).to(tl.int64)
         if MASK:
             on = on & (tl.load(mask + edge, on, 0) != 0)
@@ -67,7 +68,7 @@ def _forward(
             s += tl.load(bias + edge * heads + head, on, 0.0)
         s = tl.where(on, s, float("-inf"))
         if SCORES:
-            tl.store(scores + edge * heads + head, s, on)
+            tl.store(scores + k.to(tl.int64) * heads + head, s, here)
         new = tl.maximum(top, tl.max(s, 0))
         shrink = tl.where(new == float("-inf"), 1.0, tl.exp(top - new))
         p = tl.where(s == float("-inf"), 0.0, tl.exp(s - new))
@@ -84,9 +85,9 @@ def _forward(
 
 @triton.jit
 def _rows(
-    row_of, slot_of, start_of, col, edge_of, left, right, att, value, bias, mask, seed, grad, lse, delta, grad_scores,
+    row_of, slot_of, start_of, col, edge_of, left, right, att, value, mask, seed, grad, lse, delta, scores, grad_scores,
     weight, dscore, dright, datt, dbias, slope, threshold, scale, heads, width, channels,
-    W: tl.constexpr, C: tl.constexpr, E: tl.constexpr, DOT: tl.constexpr, BIAS: tl.constexpr, MASK: tl.constexpr,
+    W: tl.constexpr, C: tl.constexpr, E: tl.constexpr, DOT: tl.constexpr, MASK: tl.constexpr,
     DROP: tl.constexpr, THROUGH: tl.constexpr, DBIAS: tl.constexpr,
 ):  # fmt: skip
     segment, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -109,9 +110,7 @@ def _rows(
         rows = (j * heads + head)[:, None]
         key = tl.load(left + rows * width + w[None], on[:, None] & (w < width)[None], 0.0)
         v = tl.load(value + rows * channels + c[None], on[:, None] & (c < channels)[None], 0.0)
-        s = _score(key, base, a, slope, DOT)
-        if BIAS:
-            s += tl.load(bias + edge * heads + head, on, 0.0)
+        s = tl.load(scores + k.to(tl.int64) * heads + head, on, 0.0)
         alpha = tl.where(on, tl.exp(s - norm), 0.0)
         pull, kept = tl.sum(v * g, 1), alpha
         if DROP:
@@ -119,7 +118,7 @@ def _rows(
             pull, kept = pull * factor, alpha * factor
         ds = alpha * (pull - mean)
         if THROUGH:
-            ds += tl.load(grad_scores + edge * heads + head, on, 0.0)
+            ds += tl.load(grad_scores + k.to(tl.int64) * heads + head, on, 0.0)
         tl.store(weight + k.to(tl.int64) * heads + head, kept, here)
         tl.store(dscore + k.to(tl.int64) * heads + head, ds, here)
         if DBIAS:
@@ -167,20 +166,20 @@ def _columns(
 
 def forward(
     left: Tensor, right: Tensor, att: Tensor, value: Tensor, attr: Tensor, lin: Tensor, bias: Tensor, mask: Tensor,
-    seed: Tensor, rows: list[Tensor], columns: list[Tensor], slope: float, dropout: float, dot: bool, weights: bool,
+    seed: Tensor, rows: list[Tensor], columns: list[Tensor], slope: float, dropout: float, dot: bool, keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`ops.graph_attention` on CUDA."""
     heads, n_dst, extra = att.shape[0], right.shape[0], rows[5].shape[0]
     out = value.new_empty(n_dst + extra, value.shape[1])
     high, total = (right.new_empty(n_dst + extra, heads) for _ in range(2))
-    scores = right.new_full((rows[4].shape[0] if weights else 0, heads), float("-inf"))
+    scores = right.new_full((rows[4].shape[0] if keep else 0, heads), float("-inf"))
     left, right, att, value, bias, mask = (part.contiguous() for part in (left, right, att, value, bias, mask))
     sizes, tiles, threshold, scale = _sizes(att, value, dropout)
     if rows[0].shape[0]:
         _forward[(rows[0].shape[0], heads)](
             *rows[:5], left, right, att, value, bias, mask.to(torch.uint8), seed.to(left.device), out, high, total,
             scores, slope, threshold, scale, *sizes, **tiles, DOT=dot, BIAS=bias.shape[0] > 0, MASK=mask.shape[0] > 0,
-            DROP=threshold > 0, SCORES=weights,
+            DROP=threshold > 0, SCORES=keep,
         )  # fmt: skip
     out, high, total = _merge(out.view(-1, heads, sizes[2]) if out.numel() else out, high, total, rows[5], n_dst)
     lse = torch.where(total == 0, float("inf"), high + total.clamp(min=torch.finfo(total.dtype).tiny).log())
@@ -192,12 +191,12 @@ def forward(
 def backward(
     left: Tensor, right: Tensor, att: Tensor, value: Tensor, attr: Tensor, lin: Tensor, bias: Tensor, mask: Tensor,
     seed: Tensor, rows: list[Tensor], columns: list[Tensor], slope: float, dropout: float, dot: bool, grad: Tensor,
-    lse: Tensor, delta: Tensor, grad_scores: Tensor, wants_attr: bool, wants_bias: bool,
+    lse: Tensor, delta: Tensor, scores: Tensor, grad_scores: Tensor, wants_attr: bool, wants_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """`ops.graph_attention_backward` on CUDA."""
     heads, (n_src, wide), n_dst = att.shape[0], left.shape, right.shape[0]
-    left, right, att, value, bias, mask, grad, lse, delta = (
-        part.contiguous() for part in (left, right, att, value, bias, mask, grad, lse, delta)
+    left, right, att, value, mask, grad, lse, delta = (
+        part.contiguous() for part in (left, right, att, value, mask, grad, lse, delta)
     )
     sizes, tiles, threshold, scale = _sizes(att, value, dropout)
     kept = [right.new_empty(rows[4].shape[0], heads) for _ in range(2)]
@@ -206,9 +205,9 @@ def backward(
     dbias = torch.zeros_like(bias if wants_bias else bias[:0])
     if rows[0].shape[0]:
         _rows[(rows[0].shape[0], heads)](
-            *rows[:5], left, right, att, value, bias, mask.to(torch.uint8), seed.to(left.device), grad, lse, delta,
+            *rows[:5], left, right, att, value, mask.to(torch.uint8), seed.to(left.device), grad, lse, delta, scores,
             grad_scores, *kept, dright, datt, dbias, slope, threshold, scale, *sizes, **tiles, DOT=dot,
-            BIAS=bias.shape[0] > 0, MASK=mask.shape[0] > 0, DROP=threshold > 0, THROUGH=grad_scores.shape[0] > 0,
+            MASK=mask.shape[0] > 0, DROP=threshold > 0, THROUGH=grad_scores.shape[0] > 0,
             DBIAS=wants_bias,
         )  # fmt: skip
     dleft = left.new_empty(n_src + columns[6].shape[0], wide)
