@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from paperworks.nn.initial import normal_init
     from paperworks.nn.language_model import CausalLM, Generated
     from paperworks.nn.log_prob import head_log_prob, linear_log_prob, sequence_log_prob, token_log_prob
+    from paperworks.nn.macs import Macs, count_macs
     from paperworks.nn.mlp_head import MLPHead
     from paperworks.nn.momentum_twin import MomentumTwin
     from paperworks.nn.pooling import AttentivePooling, masked_mean
     from paperworks.nn.registry import build_mixer, mixer_cards
+    from paperworks.nn.seed_mlp import SeedMLP
     from paperworks.nn.sharing import save_shared_once
     from paperworks.nn.small_conv import SmallConvNet
     from paperworks.nn.stack import hybrid
@@ -58,12 +60,14 @@ __getattr__, __dir__, _names = attach(
         "FeedForward": "block",
         "Generated": "language_model",
         "MLPHead": "mlp_head",
+        "Macs": "macs",
         "MaskedLM": "heads",
         "MixerDecoder": "decoder",
         "MixerEncoder": "encoder",
         "MixerLayer": "block",
         "MomentumTwin": "momentum_twin",
         "PaddingMixedIn": "contract",
+        "SeedMLP": "seed_mlp",
         "SequenceClassifier": "heads",
         "SmallConvNet": "small_conv",
         "TextEmbedding": "embedding",
@@ -73,6 +77,7 @@ __getattr__, __dir__, _names = attach(
         "attentions_of": "attention_maps",
         "build_mixer": "registry",
         "check_mask": "contract",
+        "count_macs": "macs",
         "head_log_prob": "log_prob",
         "hybrid": "stack",
         "linear_log_prob": "log_prob",
@@ -100,12 +105,14 @@ __all__ = [
     "FeedForward",
     "Generated",
     "MLPHead",
+    "Macs",
     "MaskedLM",
     "MixerDecoder",
     "MixerEncoder",
     "MixerLayer",
     "MomentumTwin",
     "PaddingMixedIn",
+    "SeedMLP",
     "SequenceClassifier",
     "SmallConvNet",
     "TextEmbedding",
@@ -115,6 +122,7 @@ __all__ = [
     "attentions_of",
     "build_mixer",
     "check_mask",
+    "count_macs",
     "head_log_prob",
     "hybrid",
     "linear_log_prob",

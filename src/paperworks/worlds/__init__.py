@@ -2,4 +2,17 @@
 
 from paperworks._lazy import attach
 
-__getattr__, __dir__, __all__ = attach(__name__, {"Corpus": "text", "ToyMT": "text", "Vocabulary": "text"})
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "Camera": "rooms",
+        "Corpus": "text",
+        "Frame": "rooms",
+        "Pendulum": "points",
+        "PointOrbit": "points",
+        "Rooms": "rooms",
+        "Scene": "rooms",
+        "ToyMT": "text",
+        "Vocabulary": "text",
+    },
+)

@@ -53,7 +53,7 @@ def _prefetch(typingctx, table, row, byte):
 @jit()
 def _prefetch_row(table, row):
     for byte in range(0, table.shape[1] * table.itemsize, CACHE_LINE):
-        _prefetch(table, row, byte)
+        _prefetch(table, row, byte)  # pyright: ignore[reportCallIssue]
 
 
 @jit()

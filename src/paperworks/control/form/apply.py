@@ -1,0 +1,104 @@
+"""`paperworks apply form logs.npz --demos demos.npz --out scores/`: how expert-like is a log, from observations alone?
+
+Writes steps.csv (every transition's log-ratio, in all and by dimension), episodes.csv (mean, standard error, rank) and
+report.html with the heat map. No environment, no reinforcement learning; actions in the files are not read.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import tyro
+
+from paperworks._files import write_atomic
+from paperworks.data.outputs import check_output_folder
+from paperworks.lab.statistics import Interval, t_interval
+
+OUTPUTS = ("steps.csv", "episodes.csv", "report.html")
+
+
+def apply(
+    logs: Annotated[Path, tyro.conf.Positional],
+    *,
+    demos: Path,
+    out: Path = Path("form-scores"),
+    folds: int = 5,
+    components: int = 4,
+    ensemble: int = 1,
+    epochs: int = 60,
+    seed: int = 0,
+) -> str:
+    """Score logged episodes against demonstrations.
+
+    Args:
+        logs: episodes to score: npz, npy, hdf5, csv or parquet with an episode column, or a Minari folder.
+        demos: the demonstrator's episodes, the same observations in the same order.
+        out: folder to write to.
+        folds: parts of the log; each is scored by a model that has not seen it.
+        components: Gaussians of the models' mixtures.
+        ensemble: models on bootstrapped episodes; lowers the score where the demonstrations say little.
+        epochs: largest number of passes of the fits.
+        seed: of folds, initialisation and batches.
+
+    Raises:
+        ValueError: unfit files, different dimensions, an output that would overwrite an input.
+    """
+    from paperworks.control.form.demonstrations import Demonstrations
+    from paperworks.control.form.scoring import moving_constants, score_episodes, score_trajectories
+    from paperworks.data.errors import DataError
+
+    check_output_folder(out, inputs=(logs, demos), writes=OUTPUTS)
+    shown, logged = Demonstrations.from_path(demos), Demonstrations.from_path(logs)
+    if set(shown.columns) == set(logged.columns) and shown.columns != logged.columns:
+        raise DataError(f"logs: columns come in another order than in {demos}: {', '.join(logged.columns[:6])}, ...")
+    steps = score_trajectories(
+        shown, logged, folds=folds, components=components, ensemble=ensemble, epochs=epochs, seed=seed
+    )
+    episodes = score_episodes(steps)
+    warnings = [
+        f"dimension {name} never changes in the demonstrations but does in the log; no score sees it"
+        for name in moving_constants(shown, logged)
+    ]
+    repeated = {episode.tobytes() for episode in shown.observations} & {e.tobytes() for e in logged.observations}
+    if repeated:
+        warnings.append(f"{len(repeated)} episodes are in both files; the demonstrations' model has seen them")
+    said = findings(steps, episodes)
+    from paperworks.control.form.report_page import report_page
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / "steps.csv", _csv(steps))
+    write_atomic(out / "episodes.csv", _csv(episodes))
+    write_atomic(out / "report.html", report_page(steps, episodes, said, warnings, names=(str(logs), str(demos))))
+    written = f"written: {', '.join(OUTPUTS)} in {out}"
+    return "\n".join([*said, *(f"warning: {text}" for text in warnings), written])
+
+
+def overall(episodes: pd.DataFrame) -> Interval:
+    """Mean log-ratio a step over episodes, with its t interval."""
+    return t_interval(episodes["mean"], unit="episodes")
+
+
+def findings(steps: pd.DataFrame, episodes: pd.DataFrame) -> list[str]:
+    """What the scores say, in words."""
+    interval = overall(episodes)
+    bounds = f"{interval.estimate:.3g} nats a step (95 % interval {interval.low:.3g} to {interval.high:.3g})"
+    if interval.high < 0:
+        first = f"The log moves unlike the demonstrations: mean log-ratio {bounds}."
+    else:
+        first = f"No evidence that the log moves unlike the demonstrations: mean log-ratio {bounds}."
+    best, worst = episodes.iloc[0], episodes.iloc[-1]
+    ranks = f"Most like them: episode {best['episode']} ({best['mean']:.3g}); least: {worst['episode']} "
+    columns = [name for name in steps.columns if str(name).startswith("ratio_")]
+    means = steps[columns].mean()
+    lowest = str(means.idxmin()).removeprefix("ratio_")
+    blame = f"By its marginals dimension {lowest} differs most ({means.min():.3g} nats a step)."
+    return [first, ranks + f"({worst['mean']:.3g}).", blame]
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    stream = io.StringIO()
+    frame.to_csv(stream, index=False, float_format="%.7g", lineterminator="\n")
+    return stream.getvalue().encode("utf-8", errors="replace")
