@@ -1,4 +1,4 @@
-"""The embedded table: what the sheet promises of it, that it is the same on a repeat, and its cache."""
+"""The embedded table: what its design promises of it, that it is the same on a repeat, and its cache."""
 
 import sys
 
