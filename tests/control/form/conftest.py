@@ -1,3 +1,3 @@
-"""The room is unfinished: it has no `card.toml` yet, so nothing lists or runs it. Its tests wait with it."""
+"""The room is unfinished and unlisted (no `card.toml`): its study cannot be found yet, and its scores are not right."""
 
-collect_ignore_glob = ["test_*.py"]
+collect_ignore = ["test_scoring.py", "test_study.py"]
