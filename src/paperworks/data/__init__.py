@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = attach(
         "TextClassification": "text",
         "Tokenizer": "tokenization",
         "Translations": "translations",
+        "Trajectories": "trajectories",
         "TwoViews": "augment.two_views",
         "ViewRecipe": "augment.two_views",
         "WeakStrong": "augment.weak_strong",

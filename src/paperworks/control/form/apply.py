@@ -40,7 +40,7 @@ def apply(
         folds: parts of the log; each is scored by a model that has not seen it.
         components: Gaussians of the models' mixtures.
         ensemble: models on bootstrapped episodes; lowers the score where the demonstrations say little.
-        epochs: largest number of passes of the fits.
+        epochs: passes of the fits; the best held-out one is kept.
         seed: of folds, initialisation and batches.
 
     Raises:

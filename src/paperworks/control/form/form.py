@@ -41,7 +41,7 @@ class EffectConfig:
     ensemble: int = 1
     """Members on bootstrapped episodes; 1 is the paper's."""
     epochs: int = 60
-    """Largest number of passes over the demonstrations; the best held-out one is kept."""
+    """Passes over the demonstrations; the best held-out one is kept."""
     fit_lr: float = 3e-3
     """AdamW's rate for the demonstrator's model, falling to 0."""
     fit_batch: int = 256

@@ -29,16 +29,23 @@ GATE = 0.9
 
 
 @cache
-def _tuning() -> tuple[str, tuple[tuple[str, int, int], ...]]:
+def _tuning() -> tuple[bool, tuple[tuple[str, int, int], ...]]:
     content = tomllib.loads((Path(__file__).parent / "tuning.toml").read_text())
-    status = content.pop("status")
+    searched = content.pop("searched")
     rows = tuple((arm, int(dims), row) for arm, table in content.items() for dims, row in table.items())
-    return status, rows
+    return searched, rows
 
 
 def tuned_settings() -> tuple[tuple[str, int, int], ...]:
     """(arm, distractors, row of its grid); see `tuning.toml`."""
     return _tuning()[1]
+
+
+def tuning_words() -> str:
+    """Where the settings come from."""
+    if _tuning()[0]:
+        return f"settings by the equal search ({SEARCH_TRIALS} a rival and level, pilot seeds)"
+    return "settings are the pilot's: the equal search (--scale search --first-seed 0) has not been run yet"
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class Config:
     window: int = 4_000
     """Newest transitions that the imitator's model and the discriminator learn from."""
     epochs: int = 40
-    """Largest number of passes of the demonstrator's model over the demonstrations."""
+    """Passes of the demonstrator's model over the demonstrations; the best held-out one is kept."""
     ensemble: int = 5
     """Members of the ensemble arm."""
     learner: str = "sac"
@@ -125,7 +132,7 @@ def _embedded(config: Config) -> Loaded:
         raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {config.task!r}")
     reached = accept_expert(TASKS[config.task])
     said = f"{config.task}: scripted expert, mean return {reached:.1f}; {config.demos} demonstrations a seed"
-    return Loaded({}, hashlib.sha256(config.task.encode()).hexdigest(), (said, _tuning()[0]))
+    return Loaded({}, hashlib.sha256(config.task.encode()).hexdigest(), (said, tuning_words()))
 
 
 # Trials --------------------------------------------------------------------------------------------------------------
@@ -291,7 +298,7 @@ CLAIMS = (
     Claim(
         "C1b",
         (Condition("normalised return of FORM at D = 0 (expert 1, random 0)", value("form"), 0.8),),
-        arms=("form", "true_reward"),
+        arms=("form",),
         guards=GUARDS,
         shown=(
             Condition("the same learner on the true reward", value("true_reward"), GATE),
@@ -329,12 +336,12 @@ def budget(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _searched(names: Sequence[str]) -> list[int]:
-    """Trials of each arm's search: the same for all rivals. Ablations and references inherit a setting."""
-    return [SEARCH_TRIALS] * len(names)
+    """Trials of each rival's search, the same for all; ablations and references inherit a rival's setting."""
+    return [SEARCH_TRIALS if _tuning()[0] and name in arms.RIVALS else 0 for name in names]
 
 
 def _sentences(frame: pd.DataFrame) -> list[str]:
-    said = [f"Settings: {_tuning()[0]}.", *views.findings(frame)]
+    said = [f"{tuning_words().capitalize()}.", *views.findings(frame)]
     return [*said, "FORM's architecture and settings are ours; the paper's tasks, learner and sizes are larger."]
 
 

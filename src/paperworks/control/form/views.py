@@ -182,7 +182,8 @@ def draw_curves(frame: pd.DataFrame) -> Plot | None:
             axis.set_ylim(-0.6, 1.1)
         axis.set_title(f"{dims:.0f} irrelevant features", fontsize=9)
         axis.set_xlabel("environment steps a seed")
-    axes[0].set_ylabel("normalised return")
+    known = "expert" in rows and rows["expert"].notna().all()
+    axes[0].set_ylabel("normalised return" if known else "return")
     axes[-1].legend(fontsize=7, loc="lower right")
     return plot
 
