@@ -45,8 +45,13 @@ def workloads(*, quick: bool = False) -> list[Workload]:
 def growth() -> list[Growth]:
     """Linear in the edges and in heads x channels, forward and backward."""
     return [
-        Growth("forward + backward, E edges, 4 x 16", (40_000, 80_000, 160_000, 320_000), _growing_edges, limit=1.15),
-        Growth("forward + backward, 8 x C channels", (8, 16, 32, 64), _growing_channels, limit=1.15),
+        Growth(
+            "forward + backward, E edges, 4 x 16",
+            (80_000, 160_000, 320_000, 640_000, 1_280_000),
+            _growing_edges,
+            limit=1.15,
+        ),
+        Growth("forward + backward, 8 x C channels", (8, 16, 32, 64, 128), _growing_channels, limit=1.15),
     ]
 
 

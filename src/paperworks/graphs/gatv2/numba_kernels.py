@@ -130,9 +130,9 @@ def _forward_block(first, last, plan, left, right, att, value, edges, options, o
             mass[h] = 0
         for c in range(acc.shape[0]):
             acc[c] = 0
-        stop = start_of[segment + 1]
-        for k in range(start_of[segment], stop):
-            if k + AHEAD < stop:
+        for k in range(start_of[segment], start_of[segment + 1]):
+            # Beyond the row's end the next row's edges follow, and are the next to be needed.
+            if k + AHEAD < col.shape[0]:
                 _prefetch_row(left, col[k + AHEAD])
                 if apart:
                     _prefetch_row(value, col[k + AHEAD])
@@ -193,9 +193,9 @@ def _rows_block(first, last, plan, left, right, att, value, edges, options, give
         base, acc, g = right[row], dright[slot_of[segment]], grad[row]
         for c in range(acc.shape[0]):
             acc[c] = 0
-        stop = start_of[segment + 1]
-        for k in range(start_of[segment], stop):
-            if k + AHEAD < stop:
+        for k in range(start_of[segment], start_of[segment + 1]):
+            # Beyond the row's end the next row's edges follow, and are the next to be needed.
+            if k + AHEAD < col.shape[0]:
                 _prefetch_row(left, col[k + AHEAD])
                 if apart:
                     _prefetch_row(value, col[k + AHEAD])
@@ -269,9 +269,8 @@ def _columns_block(first, last, plan, left, right, att, grad, edges, options, ke
             dl[c] = 0
         for c in range(dv.shape[0]):
             dv[c] = 0
-        stop = start_of[segment + 1]
-        for q in range(start_of[segment], stop):
-            if q + AHEAD < stop:
+        for q in range(start_of[segment], start_of[segment + 1]):
+            if q + AHEAD < row_of.shape[0]:
                 _prefetch_row(right, row_of[q + AHEAD])
                 _prefetch_row(grad, row_of[q + AHEAD])
                 _prefetch_row(weight, place_of[q + AHEAD])

@@ -452,8 +452,8 @@ def _sentences(frame: pd.DataFrame) -> list[str]:
     if (frame["part"] == "lookup").any():
         said.append(
             "DictionaryLookup here has no dropout in evaluation, no self loops for any arm, separate and shared "
-            "matrices for GATv2, and 8 heads for GAT as well; dot-product attention solves it too, so it tests "
-            "dynamic attention, not GATv2 alone."
+            "matrices for GATv2, and 8 heads for GAT as well. Dot-product attention is dynamic too: where it does as "
+            "well, the task tests dynamic attention, not GATv2 alone."
         )
     return [*said, *views.said_of_graphs(frame)]
 
