@@ -213,8 +213,8 @@ def test_own_series_run_end_to_end_with_one_command(tmp_path, command):
         (["--field", "nowhere:f", "--y0", "y0.npy"], "field: cannot import 'nowhere:f'"),
         (["--field", "math:pi", "--y0", "y0.npy"], "field: expected module:function"),
         (["--field", "math:cos", "--y0", "absent.npy"], "y0: expected an .npy file"),
-        (["--field", "math:cos", "--y0", "y0.npy", "--times", "0"], "times: expected at least two times"),
-        (["--field", "math:cos", "--y0", "y0.npy", "--times", "a,b"], "times: expected numbers separated by commas"),
+        (["--field", "math:cos", "--y0", "y0.npy", "--t", "0"], "t: expected at least two times"),
+        (["--field", "math:cos", "--y0", "y0.npy", "--t", "a,b"], "t: expected numbers separated by commas"),
     ],
 )
 def test_what_does_not_fit_is_said_at_the_door(tmp_path, command, arguments, message):
@@ -239,7 +239,7 @@ def test_a_field_of_one_s_own_gets_a_table_and_a_recommendation(tmp_path, comman
     monkeypatch.syspath_prepend(str(tmp_path))
     np.save(tmp_path / "y0.npy", np.random.default_rng(0).normal(size=(8, 2)))
     answer = command(
-        "run", "ode_seminorm", "--field", "my_field:Field", "--y0", "y0.npy", "--times", "0,2", "--scale", "smoke",
+        "run", "ode_seminorm", "--field", "my_field:Field", "--y0", "y0.npy", "--t", "0,2", "--scale", "smoke",
         "--seeds", "1", "--backend", "inline", check=0,
     )  # fmt: skip
     sys.modules.pop("my_field", None)

@@ -1,4 +1,4 @@
-"""The sums over cells of the joint likelihood and its gradient in one compiled pass (numba), one exponential a cell.
+"""The inner loops of the variational fit in compiled passes (numba): cells with one exponential each, AdamW in place.
 
 With E = e^z and (p, q) = (e^k1, 1) for a right answer and (1, e^-k0) for a wrong one, both sigmoids of a cell and its
 likelihood come from two factors and one division:
@@ -12,10 +12,12 @@ devices and precisions and where numba is absent.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from types import ModuleType
 from typing import NamedTuple
 
@@ -26,8 +28,11 @@ from torch import Tensor
 from paperworks._compiled import has_numba
 
 BLOCK = 1024  # items: some hundred microseconds of work
+ALONE = 20_000  # numbers that one thread updates faster than two are woken
 LANES = 16  # single-precision numbers in the widest vector register
 RIGHT, MISSING = 1, 2
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+_threads: ContextVar[int | None] = ContextVar("threads of the compiled passes", default=None)
 
 
 class Sums(NamedTuple):
@@ -43,6 +48,40 @@ class Sums(NamedTuple):
 def usable(theta: Tensor) -> bool:
     """Whether the compiled pass serves these abilities: single precision on a CPU, numba installed."""
     return theta.dtype == torch.float32 and theta.device.type == "cpu" and has_numba()
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Inside, torch's own operations use one thread, and the compiled passes as many as torch had.
+
+    The idle threads of torch spin for milliseconds after each operation, on the cores that a pass needs.
+    """
+    count = torch.get_num_threads()
+    token = _threads.set(count)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
+        _threads.reset(token)
+
+
+def aside(work: Callable[[], None]) -> Future[None]:
+    """Run something beside what follows, or at once where there is one thread."""
+    if _thread_count() > 1:
+        return _pool(_thread_count()).submit(work)
+    done: Future[None] = Future()
+    done.set_result(work())
+    return done
+
+
+def ascend(value: Tensor, slope: Tensor, first: Tensor, second: Tensor, *, step: int, lr: float, decay: float) -> None:
+    """One AdamW step uphill, in place, contiguous tensors of one shape; the twin of `vi.adamw_ascent`."""
+    flat = [part.view(-1).numpy() for part in (value, slope, first, second)]
+    one, two = BETAS
+    rates = (1 - lr * decay, lr / (1 - one**step), (1 - two**step) ** -0.5)
+    threads = _thread_count() if value.numel() > ALONE else 1
+    _each(threads, lambda thread: _kernels().ascend(*flat, *map(np.float32, rates), thread, threads))
 
 
 def coded(right: Tensor, observed: Tensor | None) -> np.ndarray:
@@ -87,15 +126,19 @@ def _in_threads(
     padded = np.zeros(cells.shape[1], dtype=np.float32)
     padded[: len(theta)] = theta.numpy()
     arguments = [cells, padded, *(column.contiguous().numpy() for column in columns), *results, parts]
-    threads = min(torch.get_num_threads(), len(parts))
+    threads = min(_thread_count(), len(parts))
+    _each(threads, lambda thread: kernel(*arguments, thread, threads))
 
-    def run(thread: int) -> None:
-        kernel(*arguments, thread, threads)
 
+def _thread_count() -> int:
+    return _threads.get() or torch.get_num_threads()
+
+
+def _each(threads: int, work: Callable[[int], None]) -> None:
     if threads == 1:
-        run(0)
+        work(0)
     else:
-        list(_pool(threads).map(run, range(threads)))
+        list(_pool(threads).map(work, range(threads)))
 
 
 @functools.cache

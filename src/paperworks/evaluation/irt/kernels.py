@@ -10,12 +10,13 @@ from numba import types
 from numba.extending import intrinsic
 
 from paperworks._compiled import FAST, jit
-from paperworks.evaluation.irt.fused import BLOCK, MISSING, RIGHT
+from paperworks.evaluation.irt.fused import BETAS, BLOCK, EPSILON, MISSING, RIGHT
 
 f = np.float32
 ONE, HALF, NOTHING = f(1), f(0.5), f(0)
 REACH = f(43)  # |z| is clamped here, so that f s stays within single precision
 LOG2_E, LN2_HIGH, LN2_LOW = f(1.4426950408889634), f(0.693359375), f(-2.12194440e-4)
+KEEP_FIRST, KEEP_SECOND, ALMOST_NOTHING = f(BETAS[0]), f(BETAS[1]), f(EPSILON)
 ROOT_HALF = np.int32(0x3F3504F3)  # the bits of sqrt(1/2)
 # Cephes' polynomials: e^x on [-ln 2 / 2, ln 2 / 2], log(1 + y) on [sqrt(1/2) - 1, sqrt(2) - 1]; errors under 2e-7.
 P0, P1, P2 = f(1.9875691500e-4), f(1.3981999507e-3), f(8.3334519073e-3)
@@ -103,3 +104,13 @@ def cell_logliks(cells, theta, a, shift, guessing, slipping, totals, parts, thre
                 second = ONE - right * above_i + e * (high_i + right * below_i)
                 total += f(cells[i, r] != MISSING) * logarithm(second / (ONE + e))
             totals[i] = total
+
+
+@jit(fastmath=FAST)
+def ascend(value, slope, first, second, shrink, rate, scale, thread, threads):
+    share = -(-len(value) // threads)
+    for i in range(thread * share, min((thread + 1) * share, len(value))):
+        up = slope[i]
+        first[i] += (ONE - KEEP_FIRST) * (up - first[i])
+        second[i] = KEEP_SECOND * second[i] + (ONE - KEEP_SECOND) * up * up
+        value[i] = value[i] * shrink + rate * first[i] / (np.sqrt(second[i]) * scale + ALMOST_NOTHING)

@@ -22,12 +22,15 @@ Reference: Vania et al. 2021, arXiv 2106.00840, section 3.1 and appendix.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from paperworks.evaluation.irt import fused
 from paperworks.evaluation.irt.curves import LOG_A, Model, free_rows
 from paperworks.evaluation.irt.joint import gradient, total_loglik
 from paperworks.evaluation.irt.mml import Estimate
@@ -98,11 +101,15 @@ def adamw_ascent(
     value: Tensor, slope: Tensor, first: Tensor, second: Tensor, *, step: int, lr: float, decay: float
 ) -> None:
     """One AdamW step uphill, in place, betas (.9, .999), eps 1e-8; `torch.optim` takes seconds to import for this."""
+    if fused.usable(value):
+        fused.ascend(value, slope, first, second, step=step, lr=lr, decay=decay)
+        return
+    one, two = fused.BETAS
     value.mul_(1 - lr * decay)
-    first.lerp_(slope, 0.1)
-    second.mul_(0.999).addcmul_(slope, slope, value=0.001)
-    root = second.sqrt().mul_((1 - 0.999**step) ** -0.5).add_(1e-8)
-    value.addcdiv_(first, root, value=lr / (1 - 0.9**step))
+    first.lerp_(slope, 1 - one)
+    second.mul_(two).addcmul_(slope, slope, value=1 - two)
+    root = second.sqrt().mul_((1 - two**step) ** -0.5).add_(fused.EPSILON)
+    value.addcdiv_(first, root, value=lr / (1 - one**step))
 
 
 def vi_fit(
@@ -128,19 +135,16 @@ def vi_fit(
     items, responders = table.shape
     like = torch.zeros((), device=device)
     state = Variational.start(items, responders, rows, priors, like)
-    generator = torch.Generator(device=device).manual_seed(seed)
-    noise = Variational(like.new_empty(1, len(rows), items), like.new_empty(1, responders))
     variables = [state.items, state.theta]
     moments = [(torch.zeros_like(part), torch.zeros_like(part)) for part in variables]
     history = []
-    for step in range(steps):
-        noise.theta.normal_(generator=generator)
-        noise.items.normal_(generator=generator)
-        if (step + 1) % TRACE == 0 or step == steps - 1:
-            history.append(float(elbo(table, state, noise, rows, priors)))
-        up = elbo_gradient(table, state, noise, rows, priors)
-        for variable, slope, moment in zip(variables, (up.items, up.theta), moments, strict=True):
-            adamw_ascent(variable, slope, *moment, step=step + 1, lr=lr, decay=weight_decay)
+    with fused.undisturbed():
+        for step, noise in zip(range(steps), _noises(like, len(rows), items, responders, seed), strict=False):
+            if (step + 1) % TRACE == 0 or step == steps - 1:
+                history.append(float(elbo(table, state, noise, rows, priors)))
+            up = elbo_gradient(table, state, noise, rows, priors)
+            for variable, slope, moment in zip(variables, (up.items, up.theta), moments, strict=True):
+                adamw_ascent(variable, slope, *moment, step=step + 1, lr=lr, decay=weight_decay)
     params = np.full((4, items), -np.inf)
     params[LOG_A] = 0
     sd = np.zeros((4, items))
@@ -148,3 +152,20 @@ def vi_fit(
     sd[list(rows)] = state.items[1].double().exp().cpu().numpy()
     theta, theta_sd = state.theta[0].double(), state.theta[1].double().exp()
     return Estimate(params, sd, theta.cpu().numpy(), theta_sd.cpu().numpy(), np.array(history), steps, True)
+
+
+def _noises(like: Tensor, rows: int, items: int, responders: int, seed: int) -> Iterator[Variational]:
+    """The draws of every step, without end; those of the next one are made while this one is used."""
+    generator = torch.Generator(device=like.device).manual_seed(seed)
+    ready, coming = (Variational(like.new_empty(1, rows, items), like.new_empty(1, responders)) for _ in range(2))
+
+    def draw(noise: Variational) -> None:
+        noise.theta.normal_(generator=generator)
+        noise.items.normal_(generator=generator)
+
+    draw(ready)
+    while True:
+        drawing = fused.aside(functools.partial(draw, coming))
+        yield ready
+        drawing.result()
+        ready, coming = coming, ready

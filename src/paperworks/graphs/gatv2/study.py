@@ -1,9 +1,10 @@
 """Is GAT's attention static and GATv2's not, does GATv2 solve DictionaryLookup, and does it bear noise edges better?
 
 Part 1 (static) is exact: random layers on random graphs, and every trained layer of the other parts. Part 2 (lookup)
-gives all arms the same steps, batches, rate and initialisation, and no dropout; the baseline is GAT with 1 or 8 heads,
-whichever is better at k = 6. Part 3 (noise) tunes GAT and GATv2 by the same grid; noise edges are fixed per run. Two
-runs (initialisations, or splits) stand behind each seed of part 3.
+gives all arms the same steps, batches, rate and initialisation, and no dropout; GATv2 (separate or shared matrices, one
+choice made at k = 6) has to beat GAT with 1 head and with 8: a choice at k = 6, where the two are close, could take the
+one that is far weaker at larger k. Part 3 (noise) tunes GAT and GATv2 by the same grid; noise edges are fixed per run.
+Two runs (initialisations, or splits) stand behind each seed of part 3.
 """
 
 from __future__ import annotations
@@ -313,14 +314,9 @@ def _lookup(k: int, arm: str) -> dict[str, Any]:
     return {"part": "lookup", "k": k, "arm": arm}
 
 
-def lookup_gain(k: int) -> Measure:
-    """Accuracy on unseen graphs, the chosen GATv2 minus the chosen GAT, paired by seed."""
-
-    def measure(frame: pd.DataFrame) -> Any:
-        chosen = choice(frame, GATV2_CHOICES), choice(frame, GAT_CHOICES)
-        return difference("accuracy", *(_lookup(k, arm) for arm in chosen))(frame)
-
-    return measure
+def lookup_gain(k: int, baseline: str) -> Measure:
+    """Accuracy on unseen graphs, the chosen GATv2 minus a GAT, paired by seed."""
+    return lambda frame: difference("accuracy", _lookup(k, choice(frame, GATV2_CHOICES)), _lookup(k, baseline))(frame)
 
 
 def lookup_accuracy(k: int) -> Measure:
@@ -402,8 +398,11 @@ CLAIMS = (
     Claim(
         "dictionary_lookup",
         (
-            Condition("accuracy GATv2 - GAT, k = 8", lookup_gain(8), 0.10),
-            Condition("accuracy GATv2 - GAT, k = 10", lookup_gain(10), 0.10),
+            *(
+                Condition(f"accuracy GATv2 - GAT with {heads}, k = {k}", lookup_gain(k, baseline), 0.10)
+                for k in (8, 10)
+                for baseline, heads in (("gat", "1 head"), ("gat_8_heads", "8 heads"))
+            ),
             Condition("mean accuracy of GATv2, k = 8", lookup_accuracy(8), 0.99, -np.inf, rule="point"),
             Condition("mean accuracy of GATv2, k = 10", lookup_accuracy(10), 0.99, -np.inf, rule="point"),
         ),
@@ -452,7 +451,9 @@ def _sentences(frame: pd.DataFrame) -> list[str]:
     if (frame["part"] == "lookup").any():
         said.append(
             "DictionaryLookup here has no dropout in evaluation, no self loops for any arm, separate and shared "
-            "matrices for GATv2, and 8 heads for GAT as well. Dot-product attention is dynamic too: where it does as "
+            "matrices for GATv2, and 8 heads for GAT as well. Matrices of all arms start from PyTorch's own "
+            "distribution (the official code's is Glorot's), chosen because dot-product attention did not solve k = 10 "
+            "from Glorot's in 400 steps. Dot-product attention is dynamic too: where it does as "
             "well, the task tests dynamic attention, not GATv2 alone."
         )
     return [*said, *views.said_of_graphs(frame)]

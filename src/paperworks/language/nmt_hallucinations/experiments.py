@@ -43,7 +43,8 @@ def corpus(pairs: Translations, scores: pd.DataFrame | None, *, seed: int, confi
         risks = {str(name): scores[name].to_numpy(float) for name in scores.columns} | risks
     found = _judge(risks, pairs.any_of(HALLUCINATIONS), seed=seed, draws=config.bootstrap)
     kinds = {name: pairs.any_of(labels) for name, labels in CATEGORIES.items()}
-    return found | _by_category(risks, kinds, pairs.any_of(HALLUCINATIONS)) | _densities(risks, kinds, pairs)
+    table = _by_category(risks, kinds, pairs.any_of(HALLUCINATIONS), seed=seed, draws=config.bootstrap)
+    return found | table | _densities(risks, kinds, pairs)
 
 
 def own(pairs: Translations, *, seed: int, config: Config) -> dict[str, Any]:
@@ -57,7 +58,8 @@ def own(pairs: Translations, *, seed: int, config: Config) -> dict[str, Any]:
     if not usable:
         raise ValueError(f"{pairs.name}: all labels are alike; expected rows with and without")
     found = _judge(risks, wrong, seed=seed, draws=config.bootstrap)
-    return found | _by_category(risks, usable, wrong) | _agreement(risks) | _densities(risks, usable, pairs)
+    table = _by_category(risks, usable, wrong, seed=seed, draws=config.bootstrap)
+    return found | table | _agreement(risks) | _densities(risks, usable, pairs)
 
 
 def repairs(labels: MitigationLabels, *, draws: int, seed: int) -> dict[str, Any]:
@@ -248,24 +250,35 @@ def _judge(risks: dict[str, np.ndarray], wrong: np.ndarray, *, seed: int, draws:
     return found
 
 
-def _by_category(risks: dict[str, np.ndarray], kinds: dict[str, np.ndarray], wrong: np.ndarray) -> dict[str, Any]:
-    """AUROC (categories, detectors) against all the rest, and against rows without any hallucination; names, counts."""
-    rest = np.full((len(kinds), len(risks)), np.nan)
-    clean = rest.copy()
+def _by_category(
+    risks: dict[str, np.ndarray], kinds: dict[str, np.ndarray], wrong: np.ndarray, *, seed: int = 0, draws: int = 0
+) -> dict[str, Any]:
+    """AUROC (categories, detectors) against all the rest, and against rows without any hallucination; names, counts.
+
+    With `draws` the ends of 95 % intervals stand beside them, by resampling rows.
+    """
+    weights = resample_weights(len(wrong), draws=draws, seed=seed) if draws else None
+    found = {name: np.full((len(kinds), len(risks), 3), np.nan) for name in ("rest", "clean")}
     for place, rows in enumerate(kinds.values()):
-        kept = rows | ~wrong
         for column, risk in enumerate(risks.values()):
-            rest[place, column] = auroc(risk, rows)
-            if 0 < rows[kept].sum() < kept.sum():
-                clean[place, column] = auroc(risk[kept], rows[kept])
+            for name, kept in (("rest", np.ones_like(wrong)), ("clean", rows | ~wrong)):
+                if 0 < rows[kept].sum() < kept.sum():
+                    found[name][place, column] = _estimate_and_ends(risk[kept], rows[kept], weights, kept)
     return {
         "categories": "\x1f".join(kinds),
         "detectors": "\x1f".join(risks),
         "category_counts": np.array([rows.sum() for rows in kinds.values()]),
-        "auroc_rest": rest,
-        "auroc_clean": clean,
+        "auroc_rest": found["rest"],
+        "auroc_clean": found["clean"],
         "caught": _caught(risks, kinds, wrong),
     }
+
+
+def _estimate_and_ends(risk: np.ndarray, rows: np.ndarray, weights: Any, kept: np.ndarray) -> tuple[float, Any, Any]:
+    if weights is None:
+        return auroc(risk, rows), np.nan, np.nan
+    low, high = np.nanquantile(auroc(risk, rows, weights=weights[:, kept]), [0.025, 0.975])
+    return auroc(risk, rows), low, high
 
 
 def _caught(risks: dict[str, np.ndarray], kinds: dict[str, np.ndarray], wrong: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ WORDS = {
     "laser": "LASER",
     "xnli": "XNLI",
 }
+# Below so many rows of a category an AUROC is shown with its interval or not at all.
+FEW = 60
 KINDS = {"corpus": "annotated corpus", "own": "your translations", "toy": "toy language"}
 
 
@@ -77,31 +80,53 @@ def _mean_cells(rows: pd.DataFrame, array: str) -> tuple[list[str], list[str], n
     return categories, detectors, np.mean(np.stack(cells), axis=0)
 
 
-def _category_table(frame: pd.DataFrame, array: str, form: str) -> pd.DataFrame | None:
+def _category_table(frame: pd.DataFrame, array: str, cell: Callable[[np.ndarray, float], str]) -> pd.DataFrame | None:
     parts = []
     for title, rows in groups(frame):
         categories, detectors, cells = _mean_cells(rows, array)
-        order = np.argsort(-np.nan_to_num(cells[0]), kind="stable")
-        for place in order:
+        counts = _counts(rows, categories)
+        first = cells[0] if cells.ndim == 2 else cells[0, :, 0]
+        for place in np.argsort(-np.nan_to_num(first), kind="stable"):
             line: dict[str, Any] = {"data": title, "detector": word(detectors[place])}
-            line |= {name: form.format(cells[row, place]) for row, name in enumerate(categories)}
+            line |= {name: cell(cells[row, place], counts[row]) for row, name in enumerate(categories)}
             parts.append(line)
     return pd.DataFrame(parts).fillna("–") if parts else None
 
 
+def _counts(rows: pd.DataFrame, categories: list[str]) -> list[float]:
+    """Rows of each category, averaged over seeds."""
+    names = [names_of(row, "categories") for _, row in rows.iterrows()]
+    counts = [
+        [row["category_counts"][own.index(name)] for name in categories]
+        for own, (_, row) in zip(names, rows.iterrows(), strict=True)
+    ]
+    return np.mean(np.array(counts, dtype=float), axis=0).tolist()
+
+
+def _auroc(cell: np.ndarray, count: float) -> str:
+    value, low, high = cell
+    if count >= FEW:
+        return f"{value:.3f}"
+    return f"{value:.3f} ({low:.2f}–{high:.2f}, n {count:.0f})" if np.isfinite(low) else f"– (n {count:.0f})"
+
+
+def _share(cell: np.ndarray, count: float) -> str:
+    return f"{cell:.0%}" if count >= FEW else f"{cell * count:.0f} of {count:.0f}"
+
+
 def detection_table(frame: pd.DataFrame) -> pd.DataFrame | None:
     """AUROC of every detector on every category, against all other rows."""
-    return _category_table(frame, "auroc_rest", "{:.3f}")
+    return _category_table(frame, "auroc_rest", _auroc)
 
 
 def clean_table(frame: pd.DataFrame) -> pd.DataFrame | None:
     """AUROC against rows without any hallucination."""
-    return _category_table(frame, "auroc_clean", "{:.3f}")
+    return _category_table(frame, "auroc_clean", _auroc)
 
 
 def caught_table(frame: pd.DataFrame) -> pd.DataFrame | None:
     """What is caught when as many pairs are looked at as there are hallucinations."""
-    return _category_table(frame, "caught", "{:.0%}")
+    return _category_table(frame, "caught", _share)
 
 
 def operating_table(frame: pd.DataFrame) -> pd.DataFrame | None:
@@ -251,14 +276,20 @@ def sentences(frame: pd.DataFrame) -> list[str]:
         categories, detectors, cells = _mean_cells(rows, "auroc_rest")
         if "copied noise" not in categories:
             continue
-        of = {name: cells[categories.index("copied noise"), place] for place, name in enumerate(detectors)}
-        other = cells[categories.index("other hallucination"), detectors.index("seq_logprob")]
-        copies = rows["copied_noise"].mean()
+        copies = _counts(rows, categories)[categories.index("copied noise")]
+        if copies < FEW:
+            said.append(
+                f"Memorised hallucinations ({title}): {copies:.0f} outputs a seed copy a noise target, too few (needs "
+                f"{FEW}) to say which detector sees them."
+            )
+            continue
+        of = {name: cells[categories.index("copied noise"), place, 0] for place, name in enumerate(detectors)}
+        other = cells[categories.index("other hallucination"), detectors.index("seq_logprob"), 0]
         blind = of["seq_logprob"] < 0.5
         said.append(
-            f"Memorised hallucinations ({title}; {copies:.0f} outputs that copy a noise target): Seq-Logprob has an "
-            f"AUROC of {of['seq_logprob']:.2f} on them and {other:.2f} on other hallucinations; repeated target has "
-            f"{of['repeated_target']:.2f}, ALTI {of['alti']:.2f}. "
+            f"Memorised hallucinations ({title}; {copies:.0f} outputs a seed that copy a noise target): Seq-Logprob "
+            f"has an AUROC of {of['seq_logprob']:.2f} on them and {other:.2f} on other hallucinations; repeated target "
+            f"has {of['repeated_target']:.2f}, ALTI {of['alti']:.2f}. "
             + ("Sequence probability does not see what the model has learned by heart." if blind else "")
         )
     if len(frame[frame["kind"] == "toy"]):
