@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 # Sums may be reordered, which is what makes them fast; infinities and NaN keep their meaning.
@@ -31,3 +32,17 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             return njit(**options)(function)
 
     return compiled
+
+
+def in_threads(work: Callable[[int, int], None], threads: int) -> None:
+    """`work(thread, threads)` for each of `threads`; for loops that release the interpreter lock."""
+    if threads == 1:
+        work(0, 1)
+    else:
+        list(pool(threads).map(lambda thread: work(thread, threads), range(threads)))
+
+
+@functools.cache
+def pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that wait for work, one pool for each number."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="paperworks")

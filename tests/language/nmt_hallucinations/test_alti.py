@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from paperworks.language.nmt_hallucinations import alti_contributions, block_contributions, roll_out
+from paperworks.language.nmt_hallucinations import alti, alti_contributions, block_contributions, roll_out
 from paperworks.language.nmt_hallucinations.alti_models import _blocks, alti_risk, model_contributions
 from paperworks.language.nmt_hallucinations.models import translator
 from paperworks.nn.attention_maps import attentions_of
@@ -62,6 +62,16 @@ def tensors(block):
     return named | {"projection": torch.tensor(block["projection"]), "bias": torch.tensor(block["bias"])}
 
 
+@pytest.fixture(params=["compiled", "plain"])
+def either_way(request, monkeypatch):
+    """The compiled pass, and what serves where numba is missing."""
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(alti, "has_numba", lambda: False)
+
+
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("post", [False, True])
 @pytest.mark.parametrize("own_column", [False, True])
 @pytest.mark.parametrize("seed", [0, 1, 2])

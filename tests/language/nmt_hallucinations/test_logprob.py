@@ -49,6 +49,16 @@ def test_the_batch_changes_nothing(tiny, pairs, family):
     np.testing.assert_allclose(shuffled, whole[order], atol=2e-5)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_autocast_changes_little(tiny, pairs, family):
+    model, tokenizer, languages = tiny(family)
+    exact = seq_logprob(model, tokenizer, *pairs, **languages)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = seq_logprob(model, tokenizer, *pairs, **languages)
+    np.testing.assert_allclose(rough, exact, atol=0.05)
+    assert not np.array_equal(rough, exact)
+
+
 @pytest.mark.parametrize("family", ["marian", "m2m"])
 def test_the_sum_counts_the_end_token_and_no_language_token(tiny, pairs, family):
     model, tokenizer, languages = tiny(family)

@@ -16,7 +16,7 @@ import contextlib
 import functools
 import importlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextvars import ContextVar
 from types import ModuleType
 from typing import NamedTuple
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paperworks._compiled import has_numba
+from paperworks._compiled import has_numba, in_threads, pool
 
 BLOCK = 1024  # items: some hundred microseconds of work
 ALONE = 20_000  # numbers that one thread updates faster than two are woken
@@ -69,7 +69,7 @@ def undisturbed() -> Iterator[None]:
 def aside(work: Callable[[], None]) -> Future[None]:
     """Run something beside what follows, or at once where there is one thread."""
     if _thread_count() > 1:
-        return _pool(_thread_count()).submit(work)
+        return pool(_thread_count()).submit(work)
     done: Future[None] = Future()
     done.set_result(work())
     return done
@@ -81,7 +81,7 @@ def ascend(value: Tensor, slope: Tensor, first: Tensor, second: Tensor, *, step:
     one, two = BETAS
     rates = (1 - lr * decay, lr / (1 - one**step), (1 - two**step) ** -0.5)
     threads = _thread_count() if value.numel() > ALONE else 1
-    _each(threads, lambda thread: _kernels().ascend(*flat, *map(np.float32, rates), thread, threads))
+    in_threads(lambda thread, of: _kernels().ascend(*flat, *map(np.float32, rates), thread, of), threads)
 
 
 def coded(right: Tensor, observed: Tensor | None) -> np.ndarray:
@@ -126,24 +126,11 @@ def _in_threads(
     padded = np.zeros(cells.shape[1], dtype=np.float32)
     padded[: len(theta)] = theta.numpy()
     arguments = [cells, padded, *(column.contiguous().numpy() for column in columns), *results, parts]
-    threads = min(_thread_count(), len(parts))
-    _each(threads, lambda thread: kernel(*arguments, thread, threads))
+    in_threads(lambda thread, of: kernel(*arguments, thread, of), min(_thread_count(), len(parts)))
 
 
 def _thread_count() -> int:
     return _threads.get() or torch.get_num_threads()
-
-
-def _each(threads: int, work: Callable[[int], None]) -> None:
-    if threads == 1:
-        work(0)
-    else:
-        list(_pool(threads).map(work, range(threads)))
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="irt")
 
 
 @functools.cache

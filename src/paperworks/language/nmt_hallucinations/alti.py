@@ -18,8 +18,8 @@ Notes:
 
 1. The norm here has the biased variance and its epsilon where PyTorch has them, so that the parts add up to the output
    exactly; stopes divides by the unbiased deviation of (x + eps).
-2. T is linear in W_h v_h,j, which the norm's mean and scale can be applied to beforehand: no (T, S, D, D) product, and
-   the (T, S, D) vectors exist for a chunk of targets at a time.
+2. T is linear in W_h v_h,j, which the norm's mean and scale can be applied to beforehand: no (T, S, D, D) product. The
+   (T, S, D) vectors exist for a chunk of targets at a time, and in the compiled pass (CPU, numba) not at all.
 3. A row without any positive contribution goes to the residual.
 
 Reference: Ferrando et al., Towards Opening the Black Box of Neural Machine Translation (2022, arXiv 2205.11631); as a
@@ -33,6 +33,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from paperworks._compiled import has_numba
 
 # Numbers in the (B, S, chunk, D) vectors that exist at once, 16 MiB of float32.
 CHUNK = 2**22
@@ -84,12 +86,21 @@ def block_contributions(
         scale = (total.var(-1, unbiased=False, keepdim=True) + norm.eps).rsqrt()
         carried, residual = _centred(carried, norm), _centred(residual, norm) * scale
         total = F.layer_norm(total, total.shape[-1:], _as(norm.weight, total), _as(norm.bias, total), norm.eps)
-    size = max(1, chunk // (batch * width * dim))
-    parts = [
-        _distances(weights, carried, residual, total, scale, slice(first, first + size), own_column)
-        for first in range(0, length, size)
-    ]
-    closer = (total.abs().sum(-1, keepdim=True) - torch.cat(parts, 1)).clamp(min=0)
+    size = total.abs().sum(-1, keepdim=True)
+    if _compiled_serves(weights, carried, residual, total):
+        from paperworks.language.nmt_hallucinations import alti_kernels
+
+        closer = alti_kernels.closer(weights, carried, residual, total, scale, own_place=not own_column)
+    else:
+        rows = max(1, chunk // (batch * width * dim))
+        parts = [
+            _distances(weights, carried, residual, total, scale, slice(first, first + rows), own_column)
+            for first in range(0, length, rows)
+        ]
+        closer = (size - torch.cat(parts, 1)).clamp(min=0)
+    if own_column:
+        apart = (residual - total).abs().sum(-1, keepdim=True)
+        closer = torch.cat([closer, (size - apart).clamp(min=0)], -1)
     return _normalised(closer, own_column)
 
 
@@ -149,18 +160,25 @@ def _distances(
     rows: slice,
     own_column: bool,
 ) -> Tensor:
-    """`|o_t - T_tj|_1` for some targets t: (B, t, S [+ 1])."""
+    """`|o_t - T_tj|_1` for some targets t: (B, t, S)."""
     attention = weights[:, :, rows].permute(0, 3, 2, 1)  # (B, S, t, H)
     vectors = attention @ carried
     vectors *= scale[:, None, rows]
     if not own_column:
         place = torch.arange(weights.shape[2], device=weights.device)[rows]
         vectors[:, place, torch.arange(len(place), device=place.device)] += residual[:, rows]
-    distances = vectors.sub_(total[:, None, rows]).abs_().sum(-1).transpose(1, 2)
-    if not own_column:
-        return distances
-    apart = (residual[:, rows] - total[:, rows]).abs().sum(-1, keepdim=True)
-    return torch.cat([distances, apart], -1)
+    return vectors.sub_(total[:, None, rows]).abs_().sum(-1).transpose(1, 2)
+
+
+def _compiled_serves(*tensors: Tensor) -> bool:
+    """Whether the compiled pass takes these: on a CPU, of one precision, no gradient asked for, numba installed."""
+    first = tensors[0]
+    return (
+        has_numba()
+        and first.device.type == "cpu"
+        and all(tensor.dtype == first.dtype for tensor in tensors)
+        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+    )
 
 
 def _normalised(closer: Tensor, own_column: bool) -> Tensor:
