@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gzip
 import hashlib
 import http.server
 import os
@@ -13,6 +14,7 @@ import pytest
 
 from paperworks.data import benchmarks
 from paperworks.data.benchmarks import (
+    benchmark_content,
     benchmark_file,
     benchmark_folder,
     benchmark_members,
@@ -101,6 +103,25 @@ def test_one_changed_byte_is_detected(toy, damage):
     assert {status.file: status.state for status in verify_benchmark("toy")} == {
         "a.csv": "corrupt", "raw/b.csv": "ok", "c.zip": "ok",
     }  # fmt: skip
+
+
+def test_a_packed_copy_serves_for_the_content(toy):
+    (toy / "a.csv").unlink()
+    packed = toy / "a.csv.gz"
+    packed.write_bytes(gzip.compress(CONTENT))
+    assert benchmark_content("toy", "a.csv") == CONTENT
+    assert {file.file: file.state for file in verify_benchmark("toy")} == {
+        "a.csv": "ok",
+        "raw/b.csv": "ok",
+        "c.zip": "ok",
+    }
+    with pytest.raises(DataMissing, match=r"a\.csv is not on this machine"):
+        benchmark_file("toy", "a.csv")
+    for content in (gzip.compress(CONTENT + b"!"), gzip.compress(CONTENT)[:-9], b"not packed"):
+        packed.write_bytes(content)
+        with pytest.raises(DataCorrupt, match=r"a\.csv\.gz: "):
+            benchmark_content("toy", "a.csv")
+        assert verify_benchmark("toy")[0].state == "corrupt"
 
 
 def test_a_file_without_an_address_says_where_to_put_it(toy):

@@ -2,17 +2,20 @@
 
 Each data set has one TOML file in `registry/`: licence, citation, and for each file its path, length, SHA-256 and
 address. A file is looked for in `$PAPERWORKS_DATA/<data set>/<path>`, then in the user's cache, and then fetched into
-it with `pooch`. Whatever is found is checked before it is handed out.
+it with `pooch`. Whatever is found is checked before it is handed out. Where only a file's content is asked for, a copy
+packed with gzip (`<path>.gz`) does as well.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import functools
+import gzip
 import hashlib
 import os
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +88,20 @@ def benchmark_file(dataset: str, file: str) -> Path:
     return _fetch(dataset, entry)
 
 
+def benchmark_content(dataset: str, file: str) -> bytes:
+    """The content of a checked file of a data set; a gzip-compressed copy beside its place serves too.
+
+    Raises:
+        ValueError, DataMissing, DataCorrupt: as `benchmark_file`.
+    """
+    entry = _entry(dataset, file)
+    for folder in _folders(dataset):
+        plain, packed = folder / entry.path, folder / f"{entry.path}.gz"
+        if not plain.is_file() and packed.is_file():
+            return _unpacked(packed, entry)
+    return benchmark_file(dataset, file).read_bytes()
+
+
 def benchmark_folder(dataset: str, files: Sequence[str] | None = None) -> Path:
     """The folder that holds the given files of a data set (default: all), each of them checked.
 
@@ -138,13 +155,13 @@ def cache_folder() -> Path:
 
 def _status(dataset: str, entry: BenchmarkFile) -> FileStatus:
     for folder in _folders(dataset):
-        path = folder / entry.path
-        if path.is_file():
-            try:
-                _check(path, entry)
-            except DataCorrupt as error:
-                return FileStatus(entry.path, "corrupt", path, str(error))
-            return FileStatus(entry.path, "ok", path)
+        for path, check in ((folder / entry.path, _check), (folder / f"{entry.path}.gz", _unpacked)):
+            if path.is_file():
+                try:
+                    check(path, entry)
+                except DataCorrupt as error:
+                    return FileStatus(entry.path, "corrupt", path, str(error))
+                return FileStatus(entry.path, "ok", path)
     return FileStatus(entry.path, "missing", None, _where_to_put(dataset, entry))
 
 
@@ -204,6 +221,17 @@ def _check(path: Path, entry: BenchmarkFile) -> None:
         problem = f"sha256 {digest}, expected {entry.sha256}"
     remedy = f"delete it and fetch it again from {entry.url}" if entry.url else "copy it again from where it came"
     raise DataCorrupt(f"{path}: {problem}; {remedy}")
+
+
+def _unpacked(path: Path, entry: BenchmarkFile) -> bytes:
+    """The content of a packed copy; raise DataCorrupt unless it is the registered one."""
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataCorrupt(f"{path}: not a whole gzip file ({error}); copy it again") from None
+    if (digest := hashlib.sha256(content).hexdigest()) != entry.sha256:
+        raise DataCorrupt(f"{path}: its content has sha256 {digest}, expected {entry.sha256}; copy it again")
+    return content
 
 
 def _fetch(dataset: str, entry: BenchmarkFile) -> Path:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paperworks.data.benchmarks import benchmark_file, list_benchmarks
+from paperworks.data.benchmarks import benchmark_content
 from paperworks.data.errors import DataCorrupt, DataError, DataMissing
 from paperworks.data.tables import read_table, row_name
 
@@ -143,21 +143,8 @@ def uea_series(name: str) -> TimeSeries:
     """
     if name not in UEA_SETS:
         raise ValueError(f"name: expected one of {', '.join(UEA_SETS)}, got {name!r}")
-    parts = [_parse_ts(f"{name}_{part}.ts", _benchmark_text(f"{name}_{part}.ts")) for part in ("TRAIN", "TEST")]
-    return _join(name, *parts)
-
-
-def _benchmark_text(file: str) -> str:
-    """The file's text; a gzip-compressed copy in `$PAPERWORKS_DATA` does as well, its content checked all the same."""
-    packed = Path(os.environ.get("PAPERWORKS_DATA", "")) / UEA / f"{file}.gz"
-    if not packed.is_file():
-        return benchmark_file(UEA, file).read_text(encoding="utf-8")
-    known = next(benchmark for benchmark in list_benchmarks() if benchmark.name == UEA)
-    expected = next(entry.sha256 for entry in known.files if entry.path == file)
-    content = _unpacked(packed)
-    if (found := hashlib.sha256(content).hexdigest()) != expected:
-        raise DataCorrupt(f"{packed}: its content has sha256 {found}, expected {expected}; delete it")
-    return content.decode("utf-8")
+    files = [f"{name}_{part}.ts" for part in ("TRAIN", "TEST")]
+    return _join(name, *(_parse_ts(file, benchmark_content(UEA, file).decode("utf-8")) for file in files))
 
 
 def _text(path: Path) -> str:
