@@ -126,7 +126,7 @@ def test_padding_changes_no_kept_output():
         (lambda: AFTConv1d(8, heads=2, window=32), "window: must be odd for causal=False, got 32"),
         (lambda: AFTConv1d(8, heads=3, window=3), "heads"),
         (
-            lambda: AFTConv2d(8, heads=2, window=3, key_channels="none"),
+            lambda: AFTConv2d(8, heads=2, window=3, key_channels="none"),  # pyright: ignore[reportArgumentType]
             "key_channels: expected head or full, got 'none'",
         ),
         (lambda: AFTFull(8, length=0), "length: must be >= 1, got 0"),

@@ -124,7 +124,7 @@ def test_full_over_several_blocks(monkeypatch):
     row, column = draw(8, 53, 3).requires_grad_(), draw(9, 53, 3).requires_grad_()
     for causal in (False, True):
         found = aft_full(q, k, v, bias=(row, column), causal=causal)
-        close(found, oracle(*(x.detach() for x in (q, k, v)), (row @ column.T).detach(), causal=causal))
+        close(found, oracle(q.detach(), k.detach(), v.detach(), (row @ column.T).detach(), causal=causal))
         grads = torch.autograd.grad(found.square().sum(), (row, column, k, v))
         dense = aft_full(q, k, v, bias=row @ column.T, causal=causal)
         for mine, other in zip(grads, torch.autograd.grad(dense.square().sum(), (row, column, k, v)), strict=True):
@@ -282,7 +282,7 @@ def test_conv_on_a_line_is_conv1d_and_on_maps_equals_pairs():
         inside = (di >= 0) & (di < taps) & (dj >= 0) & (dj < taps)
         w = np.where(inside, weight.double().numpy()[:, np.clip(di, 0, taps - 1), np.clip(dj, 0, taps - 1)], 0)
         full = keys.repeat_interleave(3, 1) if keys.shape[1] == 2 else keys
-        expected = oracle(*(x.flatten(2).transpose(1, 2) for x in (q, full, v)), np.repeat(w, 3, 0))
+        expected = oracle(*[x.flatten(2).transpose(1, 2) for x in (q, full, v)], w=np.repeat(w, 3, 0))
         found = aft_conv2d(q, keys, v, weight=weight).flatten(2).transpose(1, 2)
         close(found, expected)
 
@@ -310,7 +310,7 @@ def test_half_precision_keeps_its_sums_in_single():
     taps = draw(1, 300, 9).bfloat16()
     found = aft_local(q, k, v, band=taps, window=5)
     assert found.dtype == torch.bfloat16
-    expected = oracle(*(x.float() for x in (q, k, v)), local_weights(taps.float(), 5, False))
+    expected = oracle(*[x.float() for x in (q, k, v)], w=local_weights(taps.float(), 5, False))
     close(found, expected, 2e-2)
 
 

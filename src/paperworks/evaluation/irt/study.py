@@ -415,6 +415,7 @@ CLAIMS = (
 
 STUDY = Study(
     slug="irt",
+    version=2,
     scales=SCALES,
     seeds={"smoke": 3, "laptop": 10, "paper": 10},
     load=load,
