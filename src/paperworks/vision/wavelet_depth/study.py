@@ -44,7 +44,7 @@ class Config:
     """Decoder widths, fine to coarse, of baseline and wavelets."""
     half_widths: tuple[int, ...] = (10, 10, 18, 28, 37)
     """Decoder widths of the half-resolution control: a quarter of the baseline's multiply-adds."""
-    steps: int = 900
+    steps: int = 1800
     """Optimiser steps."""
     batch: int = 8
     """Pictures per step."""
