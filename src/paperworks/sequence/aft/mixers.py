@@ -124,8 +124,7 @@ class _Factorised(_Mixing):
         super().__init__(dim, hidden_dim=hidden_dim, causal=causal)
         self.length = self.max_length = _positive(length, "length")
         self.rank = _positive(rank, "rank")
-        self.row = nn.Parameter(torch.empty(length, rank).normal_(std=STD))
-        self.column = nn.Parameter(torch.empty(length, rank).normal_(std=STD))
+        self.row, self.column = (nn.Parameter(part) for part in _normal((length, rank), (length, rank)))
 
     def resize_length(self, length: int) -> None:
         """Build for another length: both factors are interpolated linearly over positions.
@@ -258,7 +257,7 @@ class _Filter(nn.Module):
 
     def __init__(self, heads: int, *taps: int) -> None:
         super().__init__()
-        self.raw = nn.Parameter(torch.empty(heads, *taps).normal_(std=STD))
+        self.raw = nn.Parameter(_normal((heads, *taps))[0])
         self.gamma, self.beta = (nn.Parameter(torch.zeros(heads)) for _ in range(2))
 
     def forward(self) -> Tensor:
@@ -370,6 +369,12 @@ class AFTConv2d(nn.Module):
         """Dense layers, and numerator and denominator within the filter."""
         dense = 2 * length * self.dim * (3 * self.hidden_dim + self.keys)
         return dense + 2 * length * self.window**2 * (self.hidden_dim + self.keys)
+
+
+def _normal(*shapes: tuple[int, ...]) -> list[Tensor]:
+    """normal(0, .01) off the global stream: with equal seeds, models that differ in these weights share all others."""
+    with torch.random.fork_rng(devices=[]):
+        return [torch.empty(shape).normal_(std=STD) for shape in shapes]
 
 
 def _positive(value: int, name: str) -> int:
