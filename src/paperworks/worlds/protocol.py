@@ -122,4 +122,7 @@ def rollout(
         done = done | step.terminal | step.truncated
         if bool(done.all()):
             break
+        if bool(done.any()):
+            # Nobody looks at these copies any more, but a world may refuse to step one that is over.
+            world.reset(task=task, where=done)
     return Rollout(torch.stack(seen), torch.stack(actions), torch.stack(rewards), torch.stack(alive), ended)

@@ -1,5 +1,7 @@
 """Effect models: densities that integrate to one, invariances, what is left out, early stopping, refusals."""
 
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
+
 import numpy as np
 import pytest
 import torch
@@ -218,6 +220,14 @@ def test_the_kept_epoch_is_the_best_held_out_one():
     with torch.no_grad():
         again = model.log_prob(torch.from_numpy(previous[held]), torch.from_numpy(following[held])).mean()
     assert float(again) == pytest.approx(history.valid.max(), abs=1e-4)
+
+
+def test_a_fit_that_diverges_is_not_kept():
+    torch.manual_seed(0)
+    model = EffectModel(2, hidden=(16,))
+    data = walks()
+    with pytest.raises(ValueError, match="no epoch had a finite held-out likelihood"):
+        model.fit(data, epochs=2, lr=float("inf"), generator=torch.Generator().manual_seed(0))
 
 
 def test_an_ensemble_is_the_mean_of_its_members_densities():

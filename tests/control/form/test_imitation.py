@@ -1,5 +1,7 @@
 """The training loop: what is stored, when rewards are computed, what is read, and that it learns."""
 
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportAttributeAccessIssue=false
+
 import mujoco
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from paperworks.control.form.adversarial import (
     discriminator_loss,
     discriminator_reward,
     gradient_penalty,
+    spectral_logits,
 )
 from paperworks.control.form.agents import MPO, AgentConfig, SoftActorCritic
 from paperworks.control.form.cloning import BCO, CloningConfig
@@ -150,6 +153,47 @@ def test_gradient_penalty_against_finite_differences():
         slopes.append((network(point + move) - network(point - move)).squeeze(-1) / 2e-6)
     expected = (torch.stack(slopes).square().sum(0).sqrt() - 1).square().mean(-1)
     torch.testing.assert_close(gradient_penalty(network, left, right, mix), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_spectral_normalisation_leaves_layers_of_norm_one(demos):
+    torch.manual_seed(0)
+    network = SeedMLP(2, (3, 8, 8, 1))
+    x = torch.randn(2, 5, 3)
+    hidden = x
+    for layer, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
+        normed = torch.stack([matrix / torch.linalg.svdvals(matrix)[0] for matrix in weight])
+        hidden = hidden @ normed + bias
+        hidden = F.relu(hidden) if layer < 2 else hidden
+    torch.testing.assert_close(spectral_logits(network, x), hidden)
+    arm = small(GAIfO, PointOrbit(4), demos[0], discriminator=DiscriminatorConfig(hidden=(16,), spectral=True))
+    arm.train(20)
+    point = arm.train_inputs[0][None, :50].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(arm.logits(point).sum(), point)
+    assert slope.norm(dim=-1).max() <= 1 + 1e-5
+    pair = first_pair(demos[0])
+    torch.testing.assert_close(arm.reward_model(*pair), F.softplus(arm.logits(arm.observed(*pair))[..., 0]).detach())
+
+
+def first_pair(data):
+    episode = torch.from_numpy(data.observations[0])
+    return episode[None, :-1], episode[None, 1:]
+
+
+def test_every_method_acts_and_learns_as_often(demos):
+    data, actions = demos
+    counted = {}
+    for kind in (FORM, GAIfO, BCO, TrueReward):
+        arm = small(kind, PointOrbit(4), data)
+        arm.train(25)
+        counted[kind] = (arm.acted, arm.learned)
+    # The adversarial loop's first actions are random and teach the policy nothing yet.
+    assert set(counted.values()) == {(25, 15), (25, 25)}
+    assert counted[FORM] == counted[GAIfO] == counted[TrueReward]
+    seen = []
+    clone = BC(PointOrbit(4), data, actions=[actions], loop=SMALL)
+    clone.train(20, every=5, watch=seen.append)
+    assert seen == [5, 10, 15, 20]
+    assert (clone.acted, clone.learned) == (0, 20)
 
 
 def test_the_discriminator_learns_to_tell_and_sees_no_action(demos):

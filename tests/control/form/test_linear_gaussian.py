@@ -1,5 +1,7 @@
 """The linear-Gaussian oracle: a system whose effect densities and whose divergence are known in closed form."""
 
+# pyright: reportCallIssue=false
+
 from dataclasses import dataclass
 
 import numpy as np

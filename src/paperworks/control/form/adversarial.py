@@ -9,7 +9,7 @@ positive, or `log D - log(1 - D) = f`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,8 +38,20 @@ class DiscriminatorConfig:
     """Weight of the gradient penalty (0: none)."""
     noise: float = 0.0
     """Input noise in training, in standard deviations of the demonstrations."""
+    spectral: bool = False
+    """Divide every weight matrix by its largest singular value, so that no layer stretches (Miyato et al., 2018)."""
     reward: Literal["softplus", "logit"] = "softplus"
     """-log(1 - D), or log D - log(1 - D)."""
+
+
+def spectral_logits(network: SeedMLP, x: Tensor) -> Tensor:
+    """`network(x)` with every weight matrix divided by its largest singular value, exactly rather than by power
+    iteration (arXiv 1802.05957): the matrices are small."""
+    weights = {
+        f"weights.{layer}": weight / torch.linalg.matrix_norm(weight, 2, keepdim=True)
+        for layer, weight in enumerate(network.weights)
+    }
+    return torch.func.functional_call(network, weights, (x,))
 
 
 def discriminator_reward(logits: Tensor, kind: Literal["softplus", "logit"]) -> Tensor:
@@ -52,7 +64,7 @@ def discriminator_loss(demonstrated: Tensor, imitated: Tensor) -> Tensor:
     return 0.5 * (F.softplus(-demonstrated).mean(-1) + F.softplus(imitated).mean(-1))
 
 
-def gradient_penalty(network: SeedMLP, left: Tensor, right: Tensor, mix: Tensor) -> Tensor:
+def gradient_penalty(network: Callable[[Tensor], Tensor], left: Tensor, right: Tensor, mix: Tensor) -> Tensor:
     """Mean of `(|grad f| - 1)^2` at points between two batches (seeds, B, d), (seeds,); mix (seeds, B, 1) in [0, 1]."""
     point = torch.lerp(left, right, mix).requires_grad_()
     (slope,) = torch.autograd.grad(network(point).sum(), point, create_graph=True)
@@ -106,15 +118,19 @@ class GAIfO(Imitation):
         """What the discriminator sees of transitions (seeds, B, ...); never the action."""
         return self.observed(x_prev, x)
 
+    def logits(self, inputs: Tensor) -> Tensor:
+        """f of inputs (seeds, B, width), (seeds, B, 1)."""
+        return spectral_logits(self.network, inputs) if self.config.spectral else self.network(inputs)
+
     def reward_model(self, x_prev: Tensor, x: Tensor) -> Tensor:
         """The reward of transitions (seeds, B, d) under the current discriminator, (seeds, B)."""
         with torch.no_grad():
-            logits = self.network(self.observed(x_prev, x)).squeeze(-1)
+            logits = self.logits(self.observed(x_prev, x)).squeeze(-1)
         return discriminator_reward(logits, self.config.reward)
 
     @torch.no_grad()
     def reward(self, batch: dict[str, Tensor]) -> Tensor:
-        logits = self.network(self._batch_inputs(batch)).squeeze(-1)
+        logits = self.logits(self._batch_inputs(batch)).squeeze(-1)
         return discriminator_reward(logits, self.config.reward)
 
     def learn_reward(self) -> None:
@@ -124,11 +140,11 @@ class GAIfO(Imitation):
         both = torch.cat([demonstrated, imitated], 1)
         if config.noise:
             both = both + config.noise * torch.randn(both.shape, generator=self.generator)
-        logits = self.network(both).squeeze(-1)
+        logits = self.logits(both).squeeze(-1)
         loss = discriminator_loss(logits[:, :size], logits[:, size:])
         if config.penalty:
             mix = torch.rand(self.seeds, size, 1, generator=self.generator)
-            loss = loss + config.penalty * gradient_penalty(self.network, both[:, :size], both[:, size:], mix)
+            loss = loss + config.penalty * gradient_penalty(self.logits, both[:, :size], both[:, size:], mix)
         self.optimizer.zero_grad(set_to_none=True)
         loss.sum().backward()
         self.optimizer.step()
@@ -137,9 +153,9 @@ class GAIfO(Imitation):
     def accuracy(self) -> Tensor:
         """Share of transitions told apart, (seeds,): held-out demonstrations and the newest of the imitator's."""
         newest = self.replay.newest(1_000)
-        imitated = (self.network(self._batch_inputs(newest)).squeeze(-1) < 0).float().mean(1)
+        imitated = (self.logits(self._batch_inputs(newest)).squeeze(-1) < 0).float().mean(1)
         held = torch.stack([self._draw(rows, 1_000) for rows in self.held_inputs])
-        return 0.5 * (imitated + (self.network(held).squeeze(-1) > 0).float().mean(1))
+        return 0.5 * (imitated + (self.logits(held).squeeze(-1) > 0).float().mean(1))
 
     def _batch_inputs(self, batch: dict[str, Tensor]) -> Tensor:
         return self.inputs(batch["obs"], self.newest(batch["next_obs"]), batch["action"])
@@ -149,10 +165,14 @@ class GAIfO(Imitation):
 
     def demonstrated(self) -> tuple[list[Tensor], list[Tensor]]:
         """Each seed's demonstrated inputs: to train on, and held out."""
+        return self._split(self.observed.of(self.demonstrations))
+
+    def _split(self, rows: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """The first tenth of the episodes apart from the others; a single episode is on both sides."""
         train, held = [], []
-        for rows, episodes in zip(self.observed.of(self.demonstrations), self.demonstrations, strict=True):
+        for part, episodes in zip(rows, self.demonstrations, strict=True):
             episode = torch.from_numpy(episodes.transitions()[2])
             out = episode < (max(1, len(episodes) // 10) if len(episodes) > 1 else 0)
-            train.append(rows[~out])
-            held.append(rows[out] if bool(out.any()) else rows)
+            train.append(part[~out])
+            held.append(part[out] if bool(out.any()) else part)
         return train, held

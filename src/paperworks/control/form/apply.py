@@ -15,8 +15,9 @@ import tyro
 
 from paperworks._files import write_atomic
 from paperworks.data.outputs import check_output_folder
-from paperworks.lab.statistics import Interval, t_interval
 
+FEW = 8
+HIDDEN = (64, 64)
 OUTPUTS = ("steps.csv", "episodes.csv", "report.html")
 
 
@@ -27,7 +28,7 @@ def apply(
     out: Path = Path("form-scores"),
     folds: int = 5,
     components: int = 4,
-    ensemble: int = 1,
+    ensemble: int = 3,
     epochs: int = 60,
     seed: int = 0,
 ) -> str:
@@ -37,9 +38,9 @@ def apply(
         logs: episodes to score: npz, npy, hdf5, csv or parquet with an episode column, or a Minari folder.
         demos: the demonstrator's episodes, the same observations in the same order.
         out: folder to write to.
-        folds: parts of the log; each is scored by a model that has not seen it.
+        folds: parts of either side; each is scored by models that have not seen it.
         components: Gaussians of the models' mixtures.
-        ensemble: models on bootstrapped episodes; lowers the score where the demonstrations say little.
+        ensemble: models on bootstrapped episodes, whose densities are averaged.
         epochs: passes of the fits; the best held-out one is kept.
         seed: of folds, initialisation and batches.
 
@@ -47,55 +48,71 @@ def apply(
         ValueError: unfit files, different dimensions, an output that would overwrite an input.
     """
     from paperworks.control.form.demonstrations import Demonstrations
-    from paperworks.control.form.scoring import moving_constants, score_episodes, score_trajectories
+    from paperworks.control.form.scoring import fewest_fitted, moving_constants, score_both, score_episodes
     from paperworks.data.errors import DataError
 
     check_output_folder(out, inputs=(logs, demos), writes=OUTPUTS)
     shown, logged = Demonstrations.from_path(demos), Demonstrations.from_path(logs)
     if set(shown.columns) == set(logged.columns) and shown.columns != logged.columns:
         raise DataError(f"logs: columns come in another order than in {demos}: {', '.join(logged.columns[:6])}, ...")
-    steps = score_trajectories(
-        shown, logged, folds=folds, components=components, ensemble=ensemble, epochs=epochs, seed=seed
+    steps, reference = score_both(
+        shown,
+        logged,
+        folds=folds,
+        hidden=HIDDEN,
+        components=components,
+        ensemble=ensemble,
+        epochs=epochs,
+        seed=seed,
     )
     episodes = score_episodes(steps)
     warnings = [
         f"dimension {name} never changes in the demonstrations but does in the log; no score sees it"
         for name in moving_constants(shown, logged)
     ]
+    learnt = fewest_fitted(len(shown), len(logged), folds)
+    if learnt < FEW:
+        warnings.append(f"a side's models learn from {learnt} episodes; below {FEW} scores are rough")
     repeated = {episode.tobytes() for episode in shown.observations} & {e.tobytes() for e in logged.observations}
     if repeated:
         warnings.append(f"{len(repeated)} episodes are in both files; the demonstrations' model has seen them")
-    said = findings(steps, episodes)
+    said = findings(steps, reference, episodes)
+    steps = steps.drop(columns="fold")
     from paperworks.control.form.report_page import report_page
 
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "steps.csv", _csv(steps))
     write_atomic(out / "episodes.csv", _csv(episodes))
-    write_atomic(out / "report.html", report_page(steps, episodes, said, warnings, names=(str(logs), str(demos))))
+    page = report_page(
+        steps, episodes, said, warnings, names=(str(logs), str(demos)), reference=_mean_of_episodes(reference)
+    )
+    write_atomic(out / "report.html", page)
     written = f"written: {', '.join(OUTPUTS)} in {out}"
     return "\n".join([*said, *(f"warning: {text}" for text in warnings), written])
 
 
-def overall(episodes: pd.DataFrame) -> Interval:
-    """Mean log-ratio a step over episodes, with its t interval."""
-    return t_interval(episodes["mean"], unit="episodes")
+def findings(steps: pd.DataFrame, reference: pd.DataFrame, episodes: pd.DataFrame) -> list[str]:
+    """What the scores say, in words; `steps` and `reference` are the log's and the demonstrations' (`score_both`)."""
+    from paperworks.control.form.scoring import compare
 
-
-def findings(steps: pd.DataFrame, episodes: pd.DataFrame) -> list[str]:
-    """What the scores say, in words."""
-    interval = overall(episodes)
-    bounds = f"{interval.estimate:.3g} nats a step (95 % interval {interval.low:.3g} to {interval.high:.3g})"
-    if interval.high < 0:
-        first = f"The log moves unlike the demonstrations: mean log-ratio {bounds}."
+    estimate, low, high = compare(steps, reference)
+    bounds = f"{estimate:.3g} nats a step (95 % interval {low:.3g} to {high:.3g})"
+    if high < 0:
+        first = f"The log moves unlike the demonstrations: against unseen demonstrations it scores {bounds}."
     else:
-        first = f"No evidence that the log moves unlike the demonstrations: mean log-ratio {bounds}."
+        first = f"No evidence that the log moves unlike the demonstrations: against unseen ones it scores {bounds}."
     best, worst = episodes.iloc[0], episodes.iloc[-1]
     ranks = f"Most like them: episode {best['episode']} ({best['mean']:.3g}); least: {worst['episode']} "
+    ranks += f"({worst['mean']:.3g}); unseen demonstrations have {_mean_of_episodes(reference):.3g}."
     columns = [name for name in steps.columns if str(name).startswith("ratio_")]
-    means = steps[columns].mean()
-    lowest = str(means.idxmin()).removeprefix("ratio_")
-    blame = f"By its marginals dimension {lowest} differs most ({means.min():.3g} nats a step)."
-    return [first, ranks + f"({worst['mean']:.3g}).", blame]
+    below = steps[columns].mean() - reference[columns].mean()
+    lowest = str(below.idxmin()).removeprefix("ratio_")
+    blame = f"By its marginals dimension {lowest} differs most ({below.min():.3g} nats a step)."
+    return [first, ranks, blame]
+
+
+def _mean_of_episodes(steps: pd.DataFrame) -> float:
+    return float(steps.groupby("episode")["log_ratio"].mean().mean())
 
 
 def _csv(frame: pd.DataFrame) -> bytes:

@@ -56,6 +56,7 @@ def build(
     steps: int,
     ensemble: int,
     learner: str,
+    absorbing: bool,
     seed: int,
 ) -> Collector:
     """An arm, ready to train.
@@ -63,7 +64,13 @@ def build(
     Raises:
         ValueError: no such arm; a reference that needs actions where there are none.
     """
-    common: dict[str, Any] = {"loop": loop, "seeds": len(demonstrations), "seed": seed, "learner": learner}
+    common: dict[str, Any] = {
+        "loop": loop,
+        "seeds": len(demonstrations),
+        "seed": seed,
+        "learner": learner,
+        "absorbing": absorbing,
+    }
     chosen = GRIDS[family(arm) or "form"][setting]
     if arm == "true_reward":
         return TrueReward(env, demonstrations, scale=TRUE_REWARD_SCALE, **common)

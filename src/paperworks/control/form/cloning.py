@@ -42,8 +42,8 @@ DEFAULT_CLONING = CloningConfig()
 class BCO(Collector):
     """Behavioural cloning from observations, with the signature of `FORM`.
 
-    The first round's actions are random, later rounds' the policy's own. Every step of `train` buys one update, half of
-    them for the inverse model and half for the policy, so that steps and updates equal the other methods'.
+    The first round's actions are random, later rounds' the policy's own. Every step of `train` buys one update of the
+    inverse model and one of the policy, as it buys the other methods one of the reward model and one of the learner.
 
     Args: see `Collector`, and
         cloning: its settings.
@@ -88,9 +88,10 @@ class BCO(Collector):
             for _ in range(part):
                 self.act(random=index == 0)
                 self.updates += 1
-            self.fit_inverse(part - part // 2)
+            self.fit_inverse(part)
             self.label()
-            self._clone(part // 2)
+            self._clone(part)
+            self.learned += part
             if watch:
                 watch(self.updates)
 
@@ -102,7 +103,7 @@ class BCO(Collector):
             last = self.cloning.window or None
             batch = self.replay.sample(self.loop.batch, last=last, generator=self.generator)
             pairs = self.observed(batch["obs"], self.newest(batch["next_obs"]))
-            loss = (self.network(pairs) - self._unit(batch["action"])).square().mean((1, 2)).sum()
+            loss = (self.network(pairs) - unit_action(self.env, batch["action"])).square().mean((1, 2)).sum()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -129,8 +130,10 @@ class BCO(Collector):
             generator=self.generator,
         )
 
-    def _unit(self, action: Tensor) -> Tensor:
-        return (2 * action - self.env.low - self.env.high) / (self.env.high - self.env.low)
+
+def unit_action(env: World, action: Tensor) -> Tensor:
+    """Actions on [-1, 1]."""
+    return (2 * action - env.low - env.high) / (env.high - env.low)
 
 
 def clone_policy(
@@ -141,8 +144,14 @@ def clone_policy(
     lr: float,
     batch: int,
     generator: torch.Generator | None = None,
+    after: Callable[[int], None] | None = None,
 ) -> None:
-    """Least squares of the squashed mean on actions; rows: (N, obs + action) a seed, normalised and on [-1, 1]."""
+    """Least squares of the squashed mean on actions.
+
+    Args:
+        rows: (N, obs + action) a seed, observations normalised and actions on [-1, 1].
+        after: called after each update with the number of updates made.
+    """
     network = policy.network
     obs_dim, dim = network.sizes[0], policy.action_dim
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, fused=True)
@@ -154,6 +163,8 @@ def clone_policy(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if after:
+            after(update + 1)
 
 
 def _one_network(network: SeedMLP, seed: int, x: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from torch import Tensor
 from paperworks.control.form import arms
 from paperworks.control.form.adversarial import GAIfO
 from paperworks.control.form.agents import AgentConfig
+from paperworks.control.form.energy import transition_test
 from paperworks.control.form.form import FORM
-from paperworks.control.form.imitation import Collector, LoopConfig
+from paperworks.control.form.imitation import Collector, Imitation, LoopConfig
 from paperworks.control.form.tasks import Setting, SideBySide, Task, baseline_return, demonstrate
 from paperworks.data.trajectories import Trajectories
 from paperworks.lab.study import Progress
@@ -46,10 +47,11 @@ class Trial:
     epochs: int
     ensemble: int
     learner: str
+    absorbing: bool
     seeds: tuple[int, ...]
 
 
-def run_trial(trial: Trial, own: Trajectories | None, progress: Progress, *, fraction: float = 1.0) -> dict[str, Any]:
+def run_trial(trial: Trial, own: Trajectories | None, progress: Progress) -> dict[str, Any]:
     """Train and test; arrays with one entry a seed, curves with one row a checkpoint."""
     seeds, task = trial.seeds, trial.task
     pairs = [_demonstrations(trial, own, seed) for seed in seeds]
@@ -70,6 +72,7 @@ def run_trial(trial: Trial, own: Trajectories | None, progress: Progress, *, fra
         steps=trial.steps,
         ensemble=trial.ensemble,
         learner=trial.learner,
+        absorbing=trial.absorbing,
         seed=seeds[0],
     )
     test = _world(trial, EVALUATION_EPISODES, 20_000)
@@ -85,6 +88,8 @@ def run_trial(trial: Trial, own: Trajectories | None, progress: Progress, *, fra
     final = _episode(arm, test, seeds[0])
     returns = final.returns.view(len(seeds), -1).mean(1).numpy()
     curve = np.stack([row[1] for row in watched])
+    moved = _episodes(_sampled_episode(arm, test, seeds[0]), seeds)
+    compared = np.array([transition_test(shown, mine) for shown, mine in zip(demonstrations, moved, strict=True)])
     result = {
         "seeds": np.array(seeds),
         "returns": returns,
@@ -93,10 +98,11 @@ def run_trial(trial: Trial, own: Trajectories | None, progress: Progress, *, fra
         "curve": curve,
         "mean_return": float(returns.mean()),
         "divergence_curve": np.stack([row[2] for row in watched]),
-        "energy": _energy(demonstrations, final, len(seeds)),
+        "energy": compared[:, 0],
+        "energy_p": compared[:, 1],
         "parameters": _parameters(arm) / len(seeds),
-        "updates": trial.steps,
-        "env_steps": trial.steps * trial.copies,
+        "updates": arm.learned,
+        "env_steps": arm.acted * trial.copies,
         "tuned": arms.words(trial.arm, trial.setting),
     }
     if task.expert is not None:
@@ -128,6 +134,19 @@ def _episode(arm: Collector, test: World, seed: int) -> Rollout:
     return rollout(test, arm.policy, generator=torch.Generator().manual_seed(400_000 + seed))
 
 
+def _sampled_episode(arm: Collector, test: World, seed: int) -> Rollout:
+    """With the policy's own noise, which is part of how it moves; a clone has none, since only its mean has learnt."""
+    if not isinstance(arm, Imitation):
+        return _episode(arm, test, seed)
+    generator = torch.Generator().manual_seed(400_000 + seed)
+
+    def act(obs: Tensor) -> Tensor:
+        by_seed = obs.reshape(arm.seeds, -1, obs.shape[-1])
+        return arm.learner.act(by_seed, generator=generator).flatten(0, 1)
+
+    return rollout(test, act, generator=generator)
+
+
 def _returns(arm: Collector, test: World, seeds: int, seed: int) -> NDArray[Any]:
     return _episode(arm, test, seed).returns.view(seeds, -1).mean(1).numpy()
 
@@ -138,37 +157,18 @@ def _divergence(arm: Collector) -> NDArray[Any]:
     return np.full(arm.seeds, np.nan)
 
 
+def _episodes(final: Rollout, seeds: Sequence[int]) -> list[list[NDArray[Any]]]:
+    """Each seed's episodes, up to their own ends."""
+    found = [episode.numpy() for episode in final.episodes()]
+    each = len(found) // len(seeds)
+    return [found[index * each : (index + 1) * each] for index in range(len(seeds))]
+
+
 def _parameters(arm: Collector) -> float:
     parts: list[Any] = [arm.learner.policy]
     parts += [getattr(arm, name) for name in ("demonstrator", "imitator", "network") if hasattr(arm, name)]
     parts += [arm.learner.critic] if hasattr(arm.learner, "critic") else []  # pyright: ignore[reportAttributeAccessIssue]
     return float(sum(parameter.numel() for part in parts for parameter in part.parameters()))
-
-
-def _energy(demonstrations: Sequence[Trajectories], final: Rollout, seeds: int, *, size: int = 400) -> NDArray[Any]:
-    """Energy distance of transitions (x_{t-1}, difference), demonstrations against final policy, one a seed.
-
-    In units of the demonstrations' spread; dimensions that never change in them are left out. 0: no difference.
-    """
-    found = []
-    copies = final.obs.shape[1] // seeds
-    for index, episodes in enumerate(demonstrations):
-        previous, following, _ = episodes.transitions()
-        shown = np.concatenate([previous, following - previous], 1)
-        mine = final.obs[:, index * copies : (index + 1) * copies].numpy()
-        imitated = np.concatenate([mine[:-1], np.diff(mine, axis=0)], -1).reshape(-1, shown.shape[1])
-        moves = (following - previous).std(0) > 1e-6
-        kept = np.concatenate([moves, moves])
-        std = shown.std(0)[kept]
-        rng = np.random.default_rng(index)
-        a, b = (
-            torch.from_numpy(rows[rng.choice(len(rows), min(size, len(rows)), replace=False)][:, kept] / std)
-            for rows in (shown, imitated)
-        )
-        cross, within, other = (torch.cdist(x, y) for x, y in ((a, b), (a, a), (b, b)))
-        unbiased = [pair.sum() / (len(pair) * (len(pair) - 1)) for pair in (within, other)]
-        found.append(float(2 * cross.mean() - unbiased[0] - unbiased[1]))
-    return np.array(found)
 
 
 def _reward_report(arm: FORM, demonstrations: Sequence[Trajectories], final: Rollout, trial: Trial) -> dict[str, Any]:
@@ -190,7 +190,10 @@ def _reward_report(arm: FORM, demonstrations: Sequence[Trajectories], final: Rol
         ratio = arm.demonstrator.log_prob_per_dim(previous, following)
         if arm.effect.imitator_term:
             ratio = ratio - arm.imitator.log_prob_per_dim(previous, following)
-    result["per_dim"] = ratio[0].view(steps, copies, -1).mean(1).numpy().astype(np.float32)
+    # Copies that have ended repeat their last observation, which is no step.
+    alive = final.alive[:, :copies, None].float()
+    ratio = ratio[0].view(steps, copies, -1)
+    result["per_dim"] = ((ratio * alive).sum(1) / alive.sum(1).clamp(min=1)).numpy().astype(np.float32)
     if trial.task.make is PointOrbit:
         result["map"] = _coverage(arm)
         result["paths"] = obs[0, :, :SHOWN_PATHS, :2].numpy().astype(np.float32)

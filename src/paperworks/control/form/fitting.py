@@ -74,7 +74,7 @@ def fit_effect_model(
             total += log_prob.detach()
         train.append((total / steps).numpy().astype(np.float64))
         valid.append(_held_out(model, data))
-        best.see(epoch, valid[-1])
+        best.see(epoch, valid[-1], judged=valid_fraction > 0)
     best.restore()
     model.eval()
     return History(np.stack(train), np.stack(valid), best.epochs)
@@ -134,15 +134,18 @@ class _Best:
         self.score = np.full(model.seeds * model.ensemble, -np.inf)
         self.epochs = np.zeros(model.seeds * model.ensemble, dtype=np.int64)
 
-    def see(self, epoch: int, scores: NDArray[np.float64]) -> None:
-        better = np.isnan(scores) | (scores > self.score)
-        self.score[better], self.epochs[better] = scores[better], epoch
+    def see(self, epoch: int, scores: NDArray[np.float64], *, judged: bool) -> None:
+        # A fit that diverged scores NaN, which is better than nothing.
+        better = scores > self.score if judged else np.ones(len(scores), dtype=bool)
+        self.score[better], self.epochs[better] = scores[better] if judged else 0.0, epoch
         index = torch.from_numpy(np.flatnonzero(better))
         for kept, parameter in zip(self.kept, self.parameters, strict=True):
             kept[index] = parameter.detach()[index]
 
     @torch.no_grad()
     def restore(self) -> None:
+        if not np.isfinite(self.score).all():
+            raise ValueError("effect model: no epoch had a finite held-out likelihood; lower lr, or look at the data")
         for kept, parameter in zip(self.kept, self.parameters, strict=True):
             parameter.copy_(kept)
 

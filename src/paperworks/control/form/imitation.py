@@ -49,6 +49,9 @@ DEFAULT_LOOP = LoopConfig()
 class Collector(ABC):
     """What every method needs: demonstrations, normalisation, a policy, a replay, and acting in the world.
 
+    `updates` counts the steps of `train`, `acted` those in the world (of all copies together), `learned` the policy's
+    gradient steps.
+
     Args:
         env: a world of `seeds` x n copies, those of one seed in a row.
         demonstrations: observations of the demonstrator, one set a seed, or one set for all. Actions are never read.
@@ -96,7 +99,7 @@ class Collector(ABC):
             self.build()
         fields = {"obs": (env.obs_dim,), "action": (env.action_dim,), "next_obs": (env.obs_dim,), "terminal": ()}
         self.replay = Transitions(loop.capacity, fields | self.extra_fields(), seeds=seeds)
-        self.updates = 0
+        self.updates, self.acted, self.learned = 0, 0, 0
         self._obs: Tensor | None = None
         self._warned = False
 
@@ -132,6 +135,7 @@ class Collector(ABC):
         values = {"obs": obs, "action": action, "next_obs": step.obs, "terminal": step.terminal.float()}
         values |= self.extra(step)
         self.replay.add(**{name: self._by_seed(value) for name, value in values.items()})
+        self.acted += 1
         over = step.terminal | step.truncated
         self._obs = self.env.reset(where=over) if bool(over.any()) else step.obs
 
@@ -186,6 +190,7 @@ class Imitation(Collector):
             if self.updates > self.loop.warmup:
                 batch = self.replay.sample(self.loop.batch, generator=self.generator)
                 self.learner.update(batch, self.reward(batch), generator=self.generator)
+                self.learned += 1
                 self.learn_reward()
             if every and watch and (step + 1) % every == 0:
                 watch(self.updates)

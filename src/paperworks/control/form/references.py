@@ -5,15 +5,16 @@ They say what learner and budget could do; no claim is judged on them as rivals.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from paperworks.control.form.adversarial import GAIfO
-from paperworks.control.form.cloning import DEFAULT_CLONING, CloningConfig, clone_policy
+from paperworks.control.form.cloning import DEFAULT_CLONING, CloningConfig, clone_policy, unit_action
 from paperworks.control.form.imitation import Collector, Imitation
+from paperworks.control.form.pairs import ObservedPairs
 from paperworks.data.trajectories import Trajectories
 from paperworks.worlds.protocol import Step, World
 
@@ -62,19 +63,16 @@ class ActionGAIL(GAIfO):
         super().__init__(env, demonstrations, **options)
 
     def inputs(self, x_prev: Tensor, x: Tensor, action: Tensor) -> Tensor:
-        return torch.cat([self.observed(x_prev, x)[..., : x_prev.shape[-1]], _unit(self.env, action)], -1)
+        return torch.cat([self.observed(x_prev, x)[..., : x_prev.shape[-1]], unit_action(self.env, action)], -1)
 
     def demonstrated(self) -> tuple[list[Tensor], list[Tensor]]:
-        train, held = [], []
-        for rows, episodes, actions in zip(
+        rows = []
+        for part, episodes, actions in zip(
             self.observed.of(self.demonstrations), self.demonstrations, self.actions, strict=True
         ):
             _check_actions(episodes, actions)
-            both = torch.cat([rows[:, : self.env.obs_dim], _unit(self.env, actions)], 1)
-            out = torch.from_numpy(episodes.transitions()[2]) < max(1, len(episodes) // 10)
-            train.append(both[~out])
-            held.append(both[out])
-        return train, held
+            rows.append(torch.cat([part[:, : self.env.obs_dim], unit_action(self.env, actions)], 1))
+        return self._split(rows)
 
 
 class BC(Collector):
@@ -95,23 +93,29 @@ class BC(Collector):
     def build(self) -> None:
         """The policy is all."""
 
-    def train(self, steps: int, **ignored: Any) -> None:
-        """`steps` updates of the policy."""
-        from paperworks.control.form.pairs import ObservedPairs
-
+    def train(self, steps: int, *, every: int = 0, watch: Callable[[int], None] | None = None) -> None:
+        """`steps` updates of the policy; `watch` is called after each `every` of them."""
         rows = []
         observed = ObservedPairs(self.statistics, self.frames).of(self.demonstrations)
         for inputs, episodes, actions in zip(observed, self.demonstrations, self.actions, strict=True):
             _check_actions(episodes, actions)
-            rows.append(torch.cat([inputs[:, : self.env.obs_dim], _unit(self.env, actions).clamp(-1, 1)], 1))
-        options = {"updates": steps, "lr": self.cloning.lr, "batch": self.loop.batch, "generator": self.generator}
-        clone_policy(self.learner.policy, rows, **options)
+            rows.append(torch.cat([inputs[:, : self.env.obs_dim], unit_action(self.env, actions).clamp(-1, 1)], 1))
+
+        def after(update: int) -> None:
+            if every and watch and update % every == 0:
+                watch(self.updates + update)
+
+        clone_policy(
+            self.learner.policy,
+            rows,
+            updates=steps,
+            lr=self.cloning.lr,
+            batch=self.loop.batch,
+            generator=self.generator,
+            after=after,
+        )
         self.updates += steps
-
-
-def _unit(env: World, action: Tensor) -> Tensor:
-    """Actions on [-1, 1]."""
-    return (2 * action - env.low - env.high) / (env.high - env.low)
+        self.learned += steps
 
 
 def _check_actions(episodes: Trajectories, actions: Tensor) -> None:

@@ -18,7 +18,13 @@ BLUE, GREY = "#2a6fbb", "#8a9099"
 
 
 def report_page(
-    steps: pd.DataFrame, episodes: pd.DataFrame, said: Sequence[str], warnings: Sequence[str], *, names: tuple[str, str]
+    steps: pd.DataFrame,
+    episodes: pd.DataFrame,
+    said: Sequence[str],
+    warnings: Sequence[str],
+    *,
+    names: tuple[str, str],
+    reference: float,
 ) -> str:
     """The report as HTML: findings, episodes by score, and where and in which dimensions a log departs."""
     from paperworks.lab import page, report
@@ -28,8 +34,8 @@ def report_page(
     figures = [
         page.figure(
             "episodes",
-            "Mean log-ratio of each episode with one standard error; 0: like the demonstrations.",
-            _episodes(episodes),
+            "Mean log-ratio of each episode with one standard error; line: demonstrations scored in the same way.",
+            _episodes(episodes, reference),
         ),
         page.figure(
             "dimensions",
@@ -61,12 +67,12 @@ def _labels(names: Sequence[str]) -> list[str]:
     return [str(name).removeprefix("ratio_").replace("$", r"\$")[:24] for name in names]
 
 
-def _episodes(episodes: pd.DataFrame) -> Figure:
+def _episodes(episodes: pd.DataFrame, reference: float) -> Figure:
     figure, axes = _axes(5.6, 1.0 + 0.2 * min(len(episodes), 2 * SHOWN))
     shown = _ends(episodes).iloc[::-1]
     place = np.arange(len(shown))
     axes.errorbar(shown["mean"], place, xerr=shown["standard_error"].fillna(0), fmt="o", ms=4, color=BLUE, ecolor=GREY)
-    axes.axvline(0, color="black", lw=0.8)
+    axes.axvline(reference, color="black", lw=0.8)
     axes.set_yticks(place, _labels(shown["episode"].astype(str)), fontsize=8)
     axes.set_xlabel("log-ratio, nats a step")
     return figure

@@ -8,11 +8,8 @@ trained in one program, so a trial holds a column of values, one a seed.
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,32 +17,17 @@ import pandas as pd
 import tyro
 
 from paperworks.control.form import arms, views
+from paperworks.control.form.tuning import SEARCH_TRIALS, tuning
 from paperworks.control.form.views import LEVEL, tidy
-from paperworks.lab.claim import Claim, Condition, Guard, Measure, NotMeasurable
+from paperworks.lab.claim import FIRST_JUDGING_SEED, Claim, Condition, Guard, Measure, NotMeasurable
 from paperworks.lab.study import Loaded, Point, Progress, Request, Study
 
-SEARCH_TRIALS = 6
 GATE = 0.9
-
-
-@cache
-def _tuning() -> tuple[bool, tuple[tuple[str, int, int], ...]]:
-    content = tomllib.loads((Path(__file__).parent / "tuning.toml").read_text())
-    searched = content.pop("searched")
-    rows = tuple((arm, int(dims), row) for arm, table in content.items() for dims, row in table.items())
-    return searched, rows
 
 
 def tuned_settings() -> tuple[tuple[str, int, int], ...]:
     """(arm, distractors, row of its grid); see `tuning.toml`."""
-    return _tuning()[1]
-
-
-def tuning_words() -> str:
-    """Where the settings come from."""
-    if _tuning()[0]:
-        return f"settings by the equal search ({SEARCH_TRIALS} a rival and level, pilot seeds)"
-    return "settings are the pilot's: the equal search (--scale search --first-seed 0) has not been run yet"
+    return tuning().rows
 
 
 @dataclass(frozen=True)
@@ -53,7 +35,7 @@ class Config:
     """Every number of the study."""
 
     task: str = "orbit"
-    """orbit, pendulum (a hard case: noise in one dimension only), or with --data your environment."""
+    """orbit, pendulum or reacher (hard cases: no noise in the dynamics); with --data your environment decides."""
     env: str = ""
     """With --data: the Gymnasium environment that your demonstrations are from."""
     arms: tuple[str, ...] = ("form", "gaifo", "bco")
@@ -89,7 +71,7 @@ class Config:
     together: int = 5
     """Seeds trained in one program: those of the run."""
     searching: bool = False
-    """Run every row of every rival's grid instead of the tuned one."""
+    """Run every row of every rival's grid instead of the tuned one, on pilot seeds (the last digit of the run's)."""
     tuned: Annotated[tuple[tuple[str, int, int], ...], tyro.conf.Suppress] = field(default_factory=tuned_settings)
     """The tuned rows, part of every trial's key."""
 
@@ -99,7 +81,7 @@ SCALES = {
         arms=("form", "gaifo"), ablations=(), references=("true_reward",), dims=(0,), demos=10, steps=100, batch=64,
         hidden=(32, 32), epochs=4, together=2,
     ),
-    "search": Config(searching=True, ablations=(), references=(), steps=3_000, together=2),
+    "search": Config(searching=True, ablations=(), references=(), steps=2_500, together=2),
     "laptop": Config(),
     "paper": Config(learner="mpo", hidden=(256, 256), batch=256, lr=3e-4, steps=100_000, epochs=100, sweep=True),
 }  # fmt: skip
@@ -114,15 +96,25 @@ def load(config: Config, request: Request) -> Loaded:
         raise ValueError(f"learner: expected sac or mpo, got {config.learner!r}")
     if request.path is None:
         return _embedded(config)
-    from paperworks.control.form.tasks import own_task
-    from paperworks.data.trajectories import Trajectories
-
     if not config.env:
         raise ValueError("env: demonstrations of your own need --env with their Gymnasium environment")
-    own = Trajectories.from_path(request.path)
-    own.expect_dim(own_task(config.env).make(1).obs_dim)
-    said = f"{request.path}: {len(own)} episodes, {own.steps:,} transitions of dimension {own.dim}"
-    return Loaded({"own": own}, own.fingerprint, (said, f"environment {config.env}"))
+    return _load_own(request.path, config.env)
+
+
+def _load_own(path: str, env: str) -> Loaded:
+    """The user's demonstrations; with an absorbing state where episodes can end by themselves."""
+    from paperworks.control.form.demonstrations import Demonstrations
+    from paperworks.control.form.tasks import ends_early, own_task
+
+    own = Demonstrations.from_path(path)
+    world = own_task(env).make(8)
+    own.expect_dim(world.obs_dim)
+    said = [f"{path}: {len(own)} episodes, {own.steps:,} transitions of dimension {own.dim}", f"environment {env}"]
+    absorbing = bool(own.terminal.any()) or ends_early(world)
+    if absorbing:
+        own = own.with_absorbing(world.horizon)
+        said.append("episodes can end by themselves: an absorbing state with an indicator of its own follows the end")
+    return Loaded({"own": own, "absorbing": absorbing}, own.fingerprint, tuple(said))
 
 
 def _embedded(config: Config) -> Loaded:
@@ -132,7 +124,7 @@ def _embedded(config: Config) -> Loaded:
         raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {config.task!r}")
     reached = accept_expert(TASKS[config.task])
     said = f"{config.task}: scripted expert, mean return {reached:.1f}; {config.demos} demonstrations a seed"
-    return Loaded({}, hashlib.sha256(config.task.encode()).hexdigest(), (said, tuning_words()))
+    return Loaded({}, hashlib.sha256(config.task.encode()).hexdigest(), (said, tuning().words()))
 
 
 # Trials --------------------------------------------------------------------------------------------------------------
@@ -193,7 +185,10 @@ def trial(point: Point, seed: int, config: Config, data: Mapping[str, Any], prog
     from paperworks.control.form.tasks import TASKS, Setting, baseline_return, own_task
 
     own = data.get("own")
-    task = TASKS[config.task] if own is None else own_task(config.env)
+    absorbing = bool(data.get("absorbing", False))
+    task = TASKS[config.task] if own is None else own_task(config.env, absorbing=absorbing)
+    # A search belongs to the pilot seeds, whichever seeds it was asked for.
+    seed = seed % FIRST_JUDGING_SEED if config.searching else seed
     if point["part"] == "baseline":
         episodes = 256 if own is None else 20
         result = {"random_return": baseline_return(task, "random", seed=seed, episodes=episodes)}
@@ -215,6 +210,7 @@ def trial(point: Point, seed: int, config: Config, data: Mapping[str, Any], prog
         epochs=config.epochs,
         ensemble=config.ensemble,
         learner=config.learner,
+        absorbing=absorbing,
         seeds=tuple(range(seed, seed + config.together)),
     )
     return run_trial(described, own, progress)
@@ -277,17 +273,20 @@ def _seeds_agree(frame: pd.DataFrame) -> str | None:
     return None if asked == trained else f"the run has {asked} seeds, arms were trained with {trained}; set --together"
 
 
-GUARDS = (
-    Guard("seeds", _seeds_agree),
-    Guard("learner too weak", _learner_works),
-)
+def _rivals_tuned(frame: pd.DataFrame) -> str | None:
+    # An adversary without tuned regularisers makes any comparison with it meaningless.
+    return None if tuning().searched else "the equal search (--scale search) has not been run"
+
+
+GUARDS = (Guard("seeds", _seeds_agree), Guard("learner too weak", _learner_works))
+AGAINST = (*GUARDS, Guard("rivals not tuned", _rivals_tuned))
 TOP = 16
 CLAIMS = (
     Claim(
         "C1a",
         (Condition("normalised return at D = 0, FORM minus GAIfO", gap("form", "gaifo"), -0.1),),
         arms=("form", "gaifo"),
-        guards=GUARDS,
+        guards=AGAINST,
         shown=(
             Condition("FORM minus BCO", gap("form", "bco"), -0.1),
             Condition("FORM minus GAIL with actions", gap("form", "gail_actions"), -0.1),
@@ -310,7 +309,7 @@ CLAIMS = (
         "C2",
         (Condition("normalised return at D = 16, FORM minus GAIfO", gap("form", "gaifo", dims=TOP), 0.0),),
         arms=("form", "gaifo"),
-        guards=GUARDS,
+        guards=AGAINST,
         shown=(
             Condition("what FORM loses from D = 0 to 16", gap("form", "form", against={"dims": TOP}), 0.0),
             Condition("what GAIfO loses from D = 0 to 16", gap("gaifo", "gaifo", against={"dims": TOP}), 0.0),
@@ -337,11 +336,12 @@ def budget(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _searched(names: Sequence[str]) -> list[int]:
     """Trials of each rival's search, the same for all; ablations and references inherit a rival's setting."""
-    return [SEARCH_TRIALS if _tuning()[0] and name in arms.RIVALS else 0 for name in names]
+    return [SEARCH_TRIALS if tuning().searched and name in arms.RIVALS else 0 for name in names]
 
 
 def _sentences(frame: pd.DataFrame) -> list[str]:
-    said = [f"{tuning_words().capitalize()}.", *views.findings(frame)]
+    words = tuning().words()
+    said = [f"{words[0].upper()}{words[1:]}.", *views.findings(frame)]
     return [*said, "FORM's architecture and settings are ours; the paper's tasks, learner and sizes are larger."]
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from paperworks.control.form.reacher import Reacher, final_distance, reacher_expert
 from paperworks.data.trajectories import Trajectories
 from paperworks.worlds.distractors import Kind, add_distractors, draw_patterns
 from paperworks.worlds.points import Pendulum, PointOrbit, orbit_expert, pendulum_expert
-from paperworks.worlds.protocol import World, rollout
+from paperworks.worlds.protocol import Rollout, World, rollout
+from paperworks.worlds.wrappers import AbsorbingState
 
 Pool: TypeAlias = Literal["disjoint", "shared"]
 IMITATOR_POOL = 1_000
@@ -22,25 +25,51 @@ BASELINE_EPISODES = 256
 
 @dataclass(frozen=True)
 class Task:
-    """A world and its expert. `least`: the mean return that the expert must reach before a study starts."""
+    """A world and its expert.
+
+    `least`: what the expert, noise included, must reach on average before a study starts, in terms of `merit`.
+    """
 
     name: str
     make: Callable[[int], World]
     expert: Callable[..., Tensor] | None
     least: float = -np.inf
+    merit: Callable[[Rollout], Tensor] = lambda done: done.returns
 
 
 TASKS = {
     "orbit": Task("orbit", PointOrbit, orbit_expert, least=-25.0),
     "pendulum": Task("pendulum", Pendulum, pendulum_expert, least=-200.0),
+    "reacher": Task("reacher", Reacher, reacher_expert, least=-0.005, merit=final_distance),
 }
 
 
-def own_task(env_id: str) -> Task:
-    """A registered Gymnasium environment, whose expert is known by its demonstrations alone."""
+def own_task(env_id: str, *, absorbing: bool = False) -> Task:
+    """A registered Gymnasium environment, whose expert is known by its demonstrations alone.
+
+    `absorbing`: with an absorbing state after the end of an episode; see `worlds.AbsorbingState`.
+    """
     from paperworks.worlds.gymnasium_bridge import GymnasiumWorld
 
-    return Task(env_id, lambda n: GymnasiumWorld(env_id, n), None)
+    def make(n: int) -> World:
+        world = GymnasiumWorld(env_id, n)
+        return AbsorbingState(world) if absorbing else world
+
+    return Task(env_id, make, None)
+
+
+def ends_early(world: World, *, seed: int = 0) -> bool:
+    """Whether an episode of uniformly random actions ends by itself before its time."""
+    generator = torch.Generator().manual_seed(seed)
+    world.reset(generator=generator)
+    for _ in range(world.horizon):
+        uniform = torch.rand(world.n, world.action_dim, generator=generator)
+        step = world.step(world.low + (world.high - world.low) * uniform)
+        if bool(step.terminal.any()):
+            return True
+        if bool(step.truncated.any()):
+            break
+    return False
 
 
 @dataclass(frozen=True)
@@ -113,10 +142,15 @@ def demonstrate(task: Task, setting: Setting, *, episodes: int, seed: int) -> tu
     ).reshape(-1, world.action_dim)
 
 
+@cache
 def baseline_return(
     task: Task, who: Literal["random", "expert"], *, seed: int, episodes: int = BASELINE_EPISODES
 ) -> float:
     """Mean return of uniformly random actions, or of the expert with its noise."""
+    return float(_baseline(task, who, seed=seed, episodes=episodes).returns.mean())
+
+
+def _baseline(task: Task, who: Literal["random", "expert"], *, seed: int, episodes: int) -> Rollout:
     generator = torch.Generator().manual_seed(300_000 + seed)
     world = task.make(episodes)
 
@@ -127,12 +161,13 @@ def baseline_return(
         assert task.expert is not None
         return task.expert(obs, generator=generator)
 
-    return float(rollout(world, random if who == "random" else expert, generator=generator).returns.mean())
+    return rollout(world, random if who == "random" else expert, generator=generator)
 
 
 def accept_expert(task: Task) -> float:
     """The expert's mean return; `ValueError` when it is not good enough to be imitated."""
-    reached = baseline_return(task, "expert", seed=0)
+    done = _baseline(task, "expert", seed=0, episodes=BASELINE_EPISODES)
+    reached = float(task.merit(done).mean())
     if reached < task.least:
-        raise ValueError(f"{task.name}: the expert returns {reached:.1f}, a study needs at least {task.least:g}")
-    return reached
+        raise ValueError(f"{task.name}: the expert reaches {reached:.3g}, a study needs at least {task.least:g}")
+    return float(done.returns.mean())

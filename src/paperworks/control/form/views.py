@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from paperworks.control.form import arms
+from paperworks.control.form.tuning import tuning
 from paperworks.lab.statistics import t_interval
 from paperworks.lab.study import Figure, Table
 
@@ -107,6 +108,7 @@ def extra_table(frame: pd.DataFrame) -> pd.DataFrame | None:
         row |= {"setting": record["tuned"], "area under curve": _number((area - floor) / (top - floor))}
         row["KL rate, nats"] = _number(np.mean(np.asarray(record["divergence_curve"])[-1]))
         row["energy distance"] = _number(np.mean(record["energy"]))
+        row["largest p"] = _number(np.max(record["energy_p"]))
         row["discriminator accuracy"] = _number(_mean(record.get("accuracy")))
         row["clipped share"] = _number(_mean(record.get("clipped")))
         rows.append(row)
@@ -125,7 +127,8 @@ def search_table(frame: pd.DataFrame) -> pd.DataFrame | None:
         for (dims, arm, setting), _ in means:
             if arm in arms.GRIDS:
                 grid = "; ".join(arms.words(arm, row) for row in range(len(arms.GRIDS[arm])))
-                rows.append({"dims": int(dims), "arm": arm, "grid": grid, "used": arms.words(arm, int(setting))})
+                row = {"dims": int(dims), "arm": arm, "grid": grid, "used": arms.words(arm, int(setting))}
+                rows.append(row | {"pilot seeds": ", ".join(map(str, tuning().pilot_seeds)) or "not searched"})
         return pd.DataFrame(rows) if rows else None
     for (dims, arm), cell in means["normalised"].mean().groupby(["dims", "arm"]):
         best = int(cell.idxmax()[2])
