@@ -79,6 +79,13 @@ def test_a_trial_that_raises_hangs_hogs_or_dies_does_not_stop_the_others(toy, tm
     assert "this arm always raises" in result.report.read_text()
 
 
+def test_a_trial_may_not_use_the_laboratory_s_own_columns(toy, tmp_path):
+    result = toy_run(tmp_path, options={"seeds": 1, "backend": "inline"}, arms=("a", "takes a name"))
+    (message,) = statuses(result).values()
+    assert message.endswith("are the laboratory's own, got 'seconds'")
+    assert list(result.frame["arm"]) == ["a"]
+
+
 def test_a_full_disk_is_said_and_the_run_can_be_continued(toy, tmp_path, monkeypatch):
     from paperworks.lab import store
 

@@ -103,10 +103,11 @@ def _read(path: Path) -> str:
 
 
 def copying_text(characters: int = 400_000, *, seed: int = 0) -> RunningText:
-    """A generated text that rewards memory by position: brackets that close, and letters said again at a distance.
+    """A generated text that rewards memory by position: letters said again at a distance, brackets that close.
 
-    Letters follow a random chain of order one with four likely successors each. Digits announce that the letter 4, 8,
-    16, 32 or 64 characters back is said again; and brackets open and close in order, three kinds, at most four deep.
+    Half of the letters repeat the letter but one before them; the others follow their predecessor by a random chain with
+    four likely successors each. Digits announce that the letter 4, 8, 16, 32 or 64 characters back is said again; and
+    brackets open and close in order, three kinds, at most four deep.
 
     Raises:
         DataError: too few characters to learn from.
@@ -118,7 +119,7 @@ def copying_text(characters: int = 400_000, *, seed: int = 0) -> RunningText:
     kinds, picks, draws = rng.random(characters), rng.choice(4, size=characters, p=chances), rng.random(characters)
     written: list[str] = []
     open_now: list[int] = []
-    current = 0
+    before = current = 0
     while len(written) < characters:
         place = len(written)
         kind, which = kinds[place], int(draws[place] * 5)
@@ -131,6 +132,7 @@ def copying_text(characters: int = 400_000, *, seed: int = 0) -> RunningText:
         elif kind < 0.2 and open_now:
             written.append(closing[open_now.pop()])
         else:
-            current = int(successors[current, picks[place]])
+            following = before if kind < 0.6 else int(successors[current, picks[place]])
+            before, current = current, following
             written.append(letters[current])
     return divide(f"copies, seed {seed}", "".join(written[:characters]), notes=("generated",))

@@ -19,9 +19,10 @@ from typing import Any, Literal
 
 from paperworks.lab.environment import environment
 from paperworks.lab.store import Record, Store, trial_key
-from paperworks.lab.study import Point, Study
+from paperworks.lab.study import Point, Study, Values
 
 PROGRESS_EVERY = 0.5
+RESERVED = {"seed", "seconds", "cpu_seconds", "peak_bytes", "key"}
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def _run(task: Task, store: Store) -> Outcome:
         data = load_data(task.data)
         with limited(task.limits):
             values = task.study.trial(task.point, task.seed, task.config, data, progress)
+        _check_names(values)
         record = Record(
             key=task.key,
             slug=task.study.slug,
@@ -115,6 +117,12 @@ def _run(task: Task, store: Store) -> Outcome:
     finally:
         progress.end()
     return Outcome(task.key, "done")
+
+
+def _check_names(values: Values) -> None:
+    """Refuse columns that the laboratory fills itself."""
+    if taken := sorted(RESERVED & set(values)):
+        raise ValueError(f"trial: the names {', '.join(sorted(RESERVED))} are the laboratory's own, got {taken[0]!r}")
 
 
 @functools.lru_cache(maxsize=2)

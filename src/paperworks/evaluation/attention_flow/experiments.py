@@ -260,7 +260,7 @@ def run_speed(sizes: Sequence[int], *, seed: int) -> Values:
     for size in sizes:
         attentions = random_attentions(rng, 1, RANDOM_DEPTH, size)
         seconds.append([min(_seconds(function, attentions) for _ in range(3)) for function in functions])
-    return {"sizes": np.array(sizes), "seconds": np.array(seconds)}
+    return {"sizes": np.array(sizes), "solve_seconds": np.array(seconds)}
 
 
 def _seconds(function: Callable[[Tensor], Tensor], attentions: Tensor) -> float:

@@ -251,7 +251,7 @@ def draw_speed(frame: pd.DataFrame) -> Plot | None:
     rows = _rows(frame, "speed")
     if rows.empty:
         return None
-    sizes, seconds = rows.iloc[0]["sizes"], rows.iloc[0]["seconds"]
+    sizes, seconds = rows.iloc[0]["sizes"], rows.iloc[0]["solve_seconds"]
     plot = Plot(figsize=(4.6, 3.4), layout="constrained")
     axis = plot.subplots()
     for column, (name, colour) in enumerate((("attention flow, all pairs", BLUE), ("rollout, all pairs", ORANGE))):

@@ -79,7 +79,9 @@ def train_nodes(
     best, model = max(results, key=lambda result: result[0]["val_score"])
     static = _agreement(model, x, graph) if isinstance(model, GraphAttentionNet) else {}
     return (
-        best | static | {"tuning_trials": len(settings), "seconds": sum(found["train_seconds"] for found, _ in results)}
+        best
+        | static
+        | {"tuning_trials": len(settings), "train_seconds": sum(found["train_seconds"] for found, _ in results)}
     )
 
 

@@ -70,7 +70,7 @@ def measure_field(found: Any, y0: np.ndarray, times: Sequence[float], *, seed: i
     t = torch.tensor(times, dtype=torch.float32)
     truth = reference_gradient(func, start, t, _loss)
     shape = (len(NORMS), len(TOLERANCES))
-    table = {name: np.zeros(shape) for name in ("nfe", "seconds", "mib", "error")}
+    table = {name: np.zeros(shape) for name in ("nfe", "solve_seconds", "mib", "error")}
     for row, norm in enumerate(NORMS):
         for column, (rtol, atol) in enumerate(TOLERANCES):
 
@@ -81,7 +81,7 @@ def measure_field(found: Any, y0: np.ndarray, times: Sequence[float], *, seed: i
                 warnings.simplefilter("ignore", SolverWarning)
                 began = time.process_time()
                 result = solve()
-                table["seconds"][row, column] = time.process_time() - began
+                table["solve_seconds"][row, column] = time.process_time() - began
                 table["mib"][row, column] = peak_bytes(solve) / 2**20
             assert result.stats.backward is not None
             table["nfe"][row, column] = result.stats.backward.nfe

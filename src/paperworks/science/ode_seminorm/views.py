@@ -184,7 +184,7 @@ def field_table(frame: pd.DataFrame) -> pd.DataFrame | None:
                 "rtol": rtol,
                 "atol": atol,
                 "backward evaluations": row["nfe"][i, j],
-                "seconds": row["seconds"][i, j],
+                "seconds": row["solve_seconds"][i, j],
                 "MiB": row["mib"][i, j],
                 "gradient error": row["error"][i, j],
                 "recommended": "yes" if row["best"] == i * len(TOLERANCES) + j else "",

@@ -86,8 +86,8 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        text="copies", arms=("attention", "local", "simple"), dim=32, depth=2, length=64, window=8, steps=200, batch=8,
-        rates=(1e-2,), warmup=10, looks=2, cost_lengths=(256, 512, 1024), cost_dim=32, cost_rounds=3,
+        text="copies", arms=("attention", "local", "simple"), dim=32, depth=2, length=64, window=8, steps=60, batch=8,
+        rates=(1e-2,), warmup=5, looks=2, cost_lengths=(256, 512, 1024), cost_dim=32, cost_rounds=3,
     ),
     "search": Config(steps=300, rates=SEARCHED_RATES, cost_lengths=()),
     "laptop": Config(),
