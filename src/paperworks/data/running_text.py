@@ -105,9 +105,9 @@ def _read(path: Path) -> str:
 def copying_text(characters: int = 400_000, *, seed: int = 0) -> RunningText:
     """A generated text that rewards memory by position: letters said again at a distance, brackets that close.
 
-    Half of the letters repeat the letter but one before them; the others follow their predecessor by a random chain with
-    four likely successors each. Digits announce that the letter 4, 8, 16, 32 or 64 characters back is said again; and
-    brackets open and close in order, three kinds, at most four deep.
+    Half of the letters repeat the letter but one before them; the others follow their predecessor by a random chain,
+    with four likely successors each. Digits announce that the letter 4, 8, 16, 32 or 64 characters back is said again;
+    and brackets open and close in order, three kinds, at most four deep.
 
     Raises:
         DataError: too few characters to learn from.
