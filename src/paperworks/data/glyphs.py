@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paperworks._compiled import has_numba, in_threads, jit
+
 Level = Literal["plain", "wide"]
 Split = Literal["train", "test"]
 
@@ -81,7 +83,9 @@ def glyphs(
     for index, path in enumerate(paths):
         padded[index * per_class : (index + 1) * per_class, : path.shape[1]] = path
     images = np.zeros((len(padded), image_size, image_size), np.uint8)
-    _kernel()(padded, np.array(strokes), np.concatenate(widths).astype(np.float32), images)
+    arguments = padded, np.array(strokes), np.concatenate(widths).astype(np.float32), images
+    draw = _kernel()
+    in_threads(lambda thread, threads: draw(*arguments, thread, threads), torch.get_num_threads())
     labels = torch.tensor(numbers).repeat_interleave(per_class)
     return torch.from_numpy(images)[:, None], labels
 
@@ -126,16 +130,15 @@ def _polylines(points: np.ndarray) -> np.ndarray:
 @cache
 def _kernel() -> Any:
     """Draws all images: ink = clamp((half-width - distance) / pixel + 1/2), pixel = 2 / s."""
-    try:
-        from numba import njit, prange
-    except ImportError as error:
-        raise ImportError("glyphs: needs numba: pip install 'paperworks[representation]'") from error
+    if not has_numba():
+        raise ImportError("glyphs: needs numba: pip install 'paperworks[representation]'")
 
-    @njit(parallel=True, fastmath=False, cache=True)
-    def draw(paths, strokes, widths, images):  # pragma: no cover - compiled
+    # Not numba's own threads: its OpenMP layer changes how many torch uses, for the rest of the process.
+    @jit()
+    def draw(paths, strokes, widths, images, thread, threads):  # pragma: no cover - compiled
         side = images.shape[1]
         pixel = np.float32(2.0 / side)
-        for n in prange(len(images)):
+        for n in range(thread, len(images), threads):
             # Squared distance to the nearest piece, over the pixels that this piece can darken.
             nearest = np.full((side, side), np.float32(1e9))
             reach = widths[n] + np.float32(0.5) * pixel

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed
 
@@ -17,4 +19,17 @@ def gather_rows(rows: Tensor) -> Tensor:
         return rows
     from torch.distributed.nn.functional import all_gather
 
-    return torch.cat(all_gather(rows.contiguous()))
+    # What comes back is sent as it lies in memory, so it must lie as the rows do.
+    return _Contiguous.apply(torch.cat(all_gather(rows.contiguous())))  # pyright: ignore[reportReturnType]
+
+
+class _Contiguous(torch.autograd.Function):
+    """The identity; its gradient is contiguous."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0].contiguous()

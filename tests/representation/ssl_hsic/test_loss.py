@@ -119,7 +119,7 @@ def test_one_draw_for_both_factors_would_be_biased():
 def test_features_converge_to_the_exact_terms():
     z = unit(2, 16, 8)
     exact = ssl_hsic_loss(z, estimator="exact")
-    terms = ssl_hsic_loss(z, features=16384, estimator="features", generator=torch.Generator().manual_seed(0))
+    terms = ssl_hsic_loss(z, features=4096, estimator="features", generator=torch.Generator().manual_seed(0))
     assert float(terms.hsic_zy) == pytest.approx(float(exact.hsic_zy), abs=1e-2)
     assert float(terms.hsic_zz) == pytest.approx(float(exact.hsic_zz), rel=0.05)
 

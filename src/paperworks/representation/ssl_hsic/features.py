@@ -66,7 +66,8 @@ class FourierFeatures(nn.Module):
             raise ValueError(f"form: expected sincos or phase, got {form!r}")
         if features < 2 or (form == "sincos" and features % 2):
             raise ValueError(f"features: expected an even number of at least 2 in the sincos form, got {features}")
-        self.dim, self.features, self.kernel, self.form = dim, features, kernel, form
+        self.dim, self.features, self.form = dim, features, form
+        self.kernel: Literal["imq", "rbf"] = kernel
         self.stratified, self.orthogonal = stratified, orthogonal
 
     def draw(self, *, generator: torch.Generator | None = None, device: torch.device | str | None = None) -> Draw:

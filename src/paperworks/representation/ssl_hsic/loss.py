@@ -31,7 +31,9 @@ from torch import Tensor
 
 from paperworks.representation.ssl_hsic.estimators import centred
 from paperworks.representation.ssl_hsic.features import Draw, FourierFeatures
-from paperworks.representation.ssl_hsic.kernels import check_width, imq_kernel
+from paperworks.representation.ssl_hsic.kernels import check_width, imq_kernel, linear_kernel, rbf_kernel
+
+_WITH_WIDTH = {"imq": imq_kernel, "rbf": rbf_kernel}
 
 
 class HsicTerms(NamedTuple):
@@ -49,6 +51,7 @@ def ssl_hsic_loss(
     c: float | Tensor = 1.0,
     features: int = 512,
     estimator: Literal["auto", "exact", "features"] = "auto",
+    kernel: Literal["imq", "rbf", "linear"] = "imq",
     draws: tuple[Draw, Draw] | None = None,
     constant: bool = False,
     validate: bool = True,
@@ -58,9 +61,11 @@ def ssl_hsic_loss(
 
     Args:
         views: (M, B, D), or M tensors (B, D); rows of unit length.
-        gamma: weight of the regulariser. c: width of the inverse multiquadric kernel, a constant to the gradient.
+        gamma: weight of the regulariser. c: width of the kernel, a constant to the gradient.
         estimator: "exact" from Gram matrices (no noise, quadratic in M B), "features" (linear), or "auto": exact up to
             M B = 2 `features`, where it is also the faster one.
+        kernel: the paper's inverse multiquadric, the Gaussian, or z . z', whose features are z itself (and which has
+            no width).
         draws: two draws of `FourierFeatures(D, features)`, to repeat a call; used by the features only.
         constant: subtract the 1 / (M - 1) that pairs of a view with itself add to hsic_zy: the paper's estimate, of
             which the official code leaves this constant out.
@@ -80,43 +85,55 @@ def ssl_hsic_loss(
     exact = estimator == "exact" or (estimator == "auto" and count * batch <= 2 * features)
     if estimator not in ("auto", "exact", "features"):
         raise ValueError(f"estimator: expected auto, exact or features, got {estimator!r}")
+    if kernel not in ("imq", "rbf", "linear"):
+        raise ValueError(f"kernel: expected imq, rbf or linear, got {kernel!r}")
     with torch.autocast(z.device.type, enabled=False):
         z = z if z.dtype == torch.float64 else z.float()
         if exact:
-            hsic_zy, root = _exact(z, c)
+            hsic_zy, root = _exact(z, c, kernel)
+        elif kernel == "linear":
+            hsic_zy, root = _from_features(z, *[z.reshape(-1, dim)] * 2)
         else:
-            hsic_zy, root = _by_features(z, c, FourierFeatures(dim, features), draws, generator)
+            pair = _features(z, c, FourierFeatures(dim, features, kernel=kernel), draws, generator)
+            hsic_zy, root = _from_features(z, *pair)
     if constant:
         hsic_zy = hsic_zy - 1 / (count - 1)
     return HsicTerms(gamma * root - hsic_zy, hsic_zy, root.square())
 
 
-def _exact(z: Tensor, c: float | Tensor) -> tuple[Tensor, Tensor]:
+def _exact(z: Tensor, c: float | Tensor, kernel: str) -> tuple[Tensor, Tensor]:
     count, batch, dim = z.shape
     n = count * batch
     flat = z.reshape(n, dim)
-    k = imq_kernel(flat, flat, c=c)
+    k = linear_kernel(flat, flat) if kernel == "linear" else _WITH_WIDTH[kernel](flat, flat, c=c)
     same = k.view(count, batch, count, batch).diagonal(dim1=1, dim2=3).sum()
     hsic_zy = same / (batch * count * (count - 1)) - k.mean()
     return hsic_zy, torch.linalg.vector_norm(centred(k)) / n
 
 
-def _by_features(
+def _features(
     z: Tensor,
     c: float | Tensor,
     features: FourierFeatures,
     draws: tuple[Draw, Draw] | None,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    count, batch, dim = z.shape
-    n = count * batch
+    """Features (M B, D) of two independent draws, each of which all views share."""
+    flat = z.reshape(-1, z.shape[2])
     if draws is None:
-        first, second = (features.draw(generator=generator, device=z.device) for _ in range(2))
+        # Drawn where the generator lives, so that a seed means the same on every device.
+        device = z.device if generator is None else generator.device
+        first, second = (features.draw(generator=generator, device=device) for _ in range(2))
     else:
         first, second = draws
-        features = FourierFeatures(dim, _outputs(first), form="sincos" if first.phases is None else "phase")
-    flat = z.reshape(n, dim)
-    phi, psi = features(flat, c, first), features(flat, c, second)
+        form = "sincos" if first.phases is None else "phase"
+        features = FourierFeatures(z.shape[2], _outputs(first), kernel=features.kernel, form=form)
+    return features(flat, c, first), features(flat, c, second)
+
+
+def _from_features(z: Tensor, phi: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
+    count, batch, _ = z.shape
+    n = count * batch
     per_image = phi.view(count, batch, -1).sum(0)
     total = per_image.sum(0)
     hsic_zy = per_image.square().sum() / (batch * count * (count - 1)) - total.square().sum() / n**2
