@@ -50,11 +50,8 @@ class ImageSet:
 
 def glyph_set(classes: int, per_class: int, test_per_class: int, *, image_size: int, seed: int) -> ImageSet:
     """Invented characters: an alphabet for each seed."""
-    # numba's threads, once started, would change how many torch uses.
-    threads = torch.get_num_threads()
     train, labels = glyphs(classes, per_class, image_size=image_size, split="train", seed=seed)
     test, test_labels = glyphs(classes, test_per_class, image_size=image_size, split="test", seed=seed)
-    torch.set_num_threads(threads)
     return ImageSet(train, test, labels, test_labels)
 
 

@@ -106,10 +106,9 @@ class SSLHSIC(nn.Module):
         if self.target is not None:
             with torch.no_grad():
                 views += [self._project(self.target.module, view) for view in (view2, view1)]
-        # Processes hold different images: the batch is what is gathered, once for all views. As flat rows, since the
-        # gradient of a gather must come back contiguous: gloo sends others' strides as they lie in memory.
+        # Processes hold different images: the batch is what is gathered, once for all views.
         rows = torch.stack([unit_rows(view) for view in views], dim=1)
-        together = gather_rows(rows.flatten(1)).unflatten(1, rows.shape[1:]).transpose(0, 1)
+        together = gather_rows(rows).transpose(0, 1)
         terms = self.objective(
             together, gamma=self.gamma, c=self.width.width, validate=False, generator=self._generator(0)
         )
