@@ -205,7 +205,7 @@ def test_the_registry_is_sound():
             assert entry.url is None or entry.url.startswith("https://")
             assert not Path(entry.path).is_absolute()
             assert ".." not in Path(entry.path).parts
-            # A packed copy has no address; the raw files from which it is made have. One set is packed from 25,000 files.
+            # A packed copy has no address; the raw files from which it is made have (one set is made of 25,000 files).
             packed = any(raw.path.startswith("raw/") and raw.url for raw in benchmark.files)
             assert entry.url or packed or benchmark.name == "cifar10_jpeg"
 
