@@ -3,12 +3,14 @@
 import dataclasses
 import importlib
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from paperworks.lab import record as module
+from paperworks.lab.environment import changed
 from paperworks.lab.facts import plain
 from paperworks.lab.record import record
 
@@ -119,6 +121,24 @@ def test_a_baseline_of_ones_own_is_refused(fake, tmp_path):
 @pytest.mark.parametrize("first", [0, 9])
 def test_pilot_seeds_are_refused(fake, tmp_path, first):
     refused(fake.make_run(tmp_path, first_seed=first), f"seed {first} is a pilot seed")
+
+
+def test_stored_results_are_no_change_of_the_code(tmp_path):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    room = tmp_path / "src" / "area" / "room"
+    room.mkdir(parents=True)
+    (room / "study.py").write_text("1")
+    git("init")
+    git("add", "-A")
+    git("commit", "-m", "one")
+    (room / "recorded").mkdir()
+    (room / "recorded" / "run-laptop.json").write_text("{}")
+    assert not changed(tmp_path)
+    (room / "study.py").write_text("2")
+    assert changed(tmp_path)
 
 
 def test_uncommitted_changes_are_refused(fake, tmp_path, monkeypatch):

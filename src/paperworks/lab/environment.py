@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Stored results are written by runs and change none; recording one room must not stain the next.
+RESULTS = ":(exclude,glob)src/**/recorded/**"
 NOTED = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "transformers", "tokenizers", "lightning-fabric")
 
 
@@ -43,7 +45,12 @@ def commit() -> str:
     if not (root / ".git").exists():
         return "release"
     head = _git(root, "rev-parse", "--short=12", "HEAD")
-    return head + ("+" if _git(root, "status", "--porcelain", "--", "src") else "")
+    return head + ("+" if changed(root) else "")
+
+
+def changed(root: Path) -> bool:
+    """Whether the code of a checkout differs from its commit, stored results aside."""
+    return bool(_git(root, "status", "--porcelain", "--", "src", RESULTS))
 
 
 def _git(root: Path, *arguments: str) -> str:
