@@ -33,7 +33,13 @@ def test_every_parameter_of_an_encoder_learns(name):
     torch.manual_seed(0)
     mixer = build_mixer(name, dim=DIM, heads=HEADS, length=LENGTH)
     encoder = MixerEncoder(mixer, dim=DIM, depth=2, block=BlockOptions(ffn_dim=32, dropout=0.0))
-    encoder(torch.randn(3, LENGTH, DIM)).states.square().mul(torch.randn(DIM)).sum().backward()
+    x, weights = torch.randn(3, LENGTH, DIM), torch.randn(DIM)
+    optimiser = torch.optim.SGD(encoder.parameters(), lr=0.01)
+    # Two steps: a factor that starts at 0 holds back the gradient of the other one at the first.
+    for _ in range(2):
+        optimiser.zero_grad()
+        encoder(x).states.square().mul(weights).sum().backward()
+        optimiser.step()
     idle = [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # Softmax does not change when all scores of a query move together: a key's bias cannot learn.
     assert [name for name in idle if "key" not in name and "qkv" not in name] == []
