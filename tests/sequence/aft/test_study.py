@@ -43,10 +43,24 @@ def verdict(frame):
     return judge(study.CLAIMS, frame, budget=study.budget(frame), equal=study.STUDY.equal)[0]
 
 
+@pytest.fixture
+def tuned(monkeypatch):
+    monkeypatch.setattr(study, "searched", lambda: True)
+
+
+@pytest.mark.usefixtures("tuned")
 def test_holds_when_everything_does():
     assert verdict(made_up()).state == "holds"
 
 
+def test_without_the_equal_search_nothing_is_judged(monkeypatch):
+    monkeypatch.setattr(study, "searched", lambda: False)
+    found = verdict(made_up())
+    assert found.state == "inconclusive"
+    assert "has not been run" in found.reason
+
+
+@pytest.mark.usefixtures("tuned")
 @pytest.mark.parametrize(
     ("change", "state"),
     [

@@ -32,10 +32,18 @@ UNDERTRAINED = 3.1
 
 
 @cache
+def _tuning() -> dict[str, Any]:
+    return tomllib.loads((Path(__file__).parent / "tuning.toml").read_text(encoding="utf-8"))
+
+
 def tuned_rates() -> tuple[tuple[str, float], ...]:
-    """(arm, learning rate) as the equal search found them; see `tuning.toml`."""
-    content = tomllib.loads((Path(__file__).parent / "tuning.toml").read_text(encoding="utf-8"))
-    return tuple((arm, float(rate)) for arm, rate in content["rates"].items())
+    """(arm, learning rate), by the equal search or before it; see `tuning.toml`."""
+    return tuple((arm, float(rate)) for arm, rate in _tuning()["rates"].items())
+
+
+def searched() -> bool:
+    """Whether the equal search has been run."""
+    return bool(_tuning()["searched"])
 
 
 @dataclass(frozen=True)
@@ -205,6 +213,10 @@ def _attention_learns(frame: pd.DataFrame) -> str | None:
     )
 
 
+def _rates_searched(frame: pd.DataFrame) -> str | None:
+    return None if searched() else "the equal search of learning rates (--scale search) has not been run"
+
+
 CLAIMS = (
     Claim(
         "local_language_model",
@@ -224,7 +236,7 @@ CLAIMS = (
             Condition("1.1 - exponent of memory, local", growth("bytes"), 0.0, -np.inf, rule="point"),
         ),
         arms=("attention", "local", "simple"),
-        guards=(Guard("the baseline learns", _attention_learns),),
+        guards=(Guard("the baseline learns", _attention_learns), Guard("rates not searched", _rates_searched)),
         shown=(
             Condition("bits a character, simple - conv", difference("bits", _text("simple"), _text("conv")), 0.0),
             Condition(
@@ -239,7 +251,7 @@ def budget(frame: pd.DataFrame) -> pd.DataFrame:
     """Per arm: parameters, steps, bytes read, tuning trials, seconds of CPU."""
     trained = frame[frame["part"] == "text"]
     table = trained.groupby("arm", sort=False)[["parameters", "steps", "examples", "cpu_seconds"]].mean()
-    table.insert(3, "tuning_trials", len(SEARCHED_RATES))
+    table.insert(3, "tuning_trials", len(SEARCHED_RATES) if searched() else 0)
     return table
 
 
