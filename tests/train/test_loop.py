@@ -75,7 +75,10 @@ class Clock:
 
 
 def test_same_as_the_loop_written_out():
-    """Clipping, accumulation, schedule, average and dropout included: same losses and weights, bit for bit."""
+    """Clipping, accumulation, schedule, average and dropout included: same losses and weights, to rounding.
+
+    Not bit for bit: some processors' matrix products round by where tensors lie in memory.
+    """
     schedule, steps, accumulate, decay = warmup_linear(25, 5), 25, 2, 0.9
     batches = EpochBatches(examples(), size=16, seed=3)
     recipe = Recipe(partial(adamw, lr=1e-2), schedule, clip=0.5, accumulate=accumulate, average=Averaging(decay))
@@ -107,8 +110,9 @@ def test_same_as_the_loop_written_out():
                 mean.lerp_(parameter.detach(), 1 - decay)
             losses.append(total.item())
     assert 0 < clipped < steps
-    assert result.losses == tuple(losses)
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), average, strict=True))
+    np.testing.assert_allclose(result.losses, losses, rtol=2e-6)
+    for mine, twin_s in zip(ours.parameters(), average, strict=True):
+        torch.testing.assert_close(mine, twin_s, rtol=1e-5, atol=1e-6)
 
 
 def test_same_seed_same_losses_other_seed_other_losses():

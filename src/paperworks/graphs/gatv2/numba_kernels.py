@@ -2,7 +2,7 @@
 
 Work is cut into segments: a row, or a piece of one where a row is longer than a segment may be, so that a hub does not
 hold up the others. Segments are grouped into blocks of about equal cost; blocks are what threads share. Which numbers
-are summed in which order depends on the graph alone: results are the same, bit for bit, for any number of threads.
+are summed in which order depends on the graph alone, not on the number of threads.
 
 A segment writes into a slot. Slot i < N belongs to the first segment of row i, the slots behind to further pieces of
 split rows, which `_merge_softmax` and `_merge_sums` fold into the first.
