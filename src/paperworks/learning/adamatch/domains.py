@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -172,10 +173,11 @@ def mnist(*, image_size: int = 16) -> tuple[Domain, Domain]:
 def read_usps(path: Path, *, image_size: int) -> tuple[Domain, Domain]:
     """Both parts of USPS from HDF5: groups train and test with `data` (N, 256) in [0, 1] and `target` (N,)."""
     try:
-        import h5py  # pyright: ignore[reportMissingImports]
+        import h5py
     except ImportError as error:
         raise DataMissing(f"{path}: reading HDF5 needs h5py: pip install h5py") from error
     parts = []
+    file: Any
     with h5py.File(path) as file:
         for part in ("train", "test"):
             pixels = torch.from_numpy(np.asarray(file[part]["data"], np.float32)).reshape(-1, 1, 16, 16) * 255
