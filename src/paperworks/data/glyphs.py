@@ -135,7 +135,7 @@ def _kernel() -> Any:
 
     # Not numba's own threads: its OpenMP layer changes how many torch uses, for the rest of the process.
     @jit()
-    def draw(paths, strokes, widths, images, thread, threads):  # pragma: no cover - compiled
+    def draw(paths, strokes, widths, images, thread, threads):
         side = images.shape[1]
         pixel = np.float32(2.0 / side)
         for n in range(thread, len(images), threads):

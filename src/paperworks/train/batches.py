@@ -6,6 +6,7 @@ and W processes share one stream by taking every W-th position.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -24,7 +25,7 @@ class Batches(Protocol):
     def __call__(self, position: int, /) -> Any: ...
 
 
-class _Epochs:
+class _Epochs(ABC):
     """Epoch after epoch of batches of rows of tensors; subclasses plan an epoch as a list of index arrays."""
 
     def __init__(self, data: Data, seed: int):
@@ -35,8 +36,8 @@ class _Epochs:
         self._ends: list[int] = []
         self._epoch, self._plan = -1, []
 
-    def _plan_epoch(self, epoch: int) -> list[np.ndarray]:
-        raise NotImplementedError
+    @abstractmethod
+    def _plan_epoch(self, epoch: int) -> list[np.ndarray]: ...
 
     def __len__(self) -> int:
         """Batches in the first epoch."""

@@ -1,7 +1,7 @@
 """Workloads of `paperworks bench form`: the mixture density, seeds in one program, and scoring of logs.
 
-The density's peer is `torch.distributions.MixtureSameFamily`. The training loop's peer, `imitation`'s GAIL on
-stable-baselines3, pins versions that do not go with ours; the row says so where it is not installed.
+The density's peer is `torch.distributions.MixtureSameFamily`. There is no row against the `imitation` library's GAIL: it
+asks for gymnasium 0.29 and stable-baselines3 2.2, an environment of its own, and has not been measured.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ def workloads(*, quick: bool = False) -> list[Workload]:
         _density(SHAPE, backward=False, target=None, rounds=20),
         _density(SHAPE, backward=True, target=2.0, rounds=20),
         _scoring(),
-        _training(seeds=1, target=5.0),
-        _training(seeds=5, target=10.0),
         _seeds_together(),
     ]
 
@@ -135,26 +133,6 @@ def _scoring() -> Workload:
         _agree,
         note="scoring runs two models; promised: both below 10 s on two cores",
         rounds=3,
-    )
-
-
-def _training(*, seeds: int, target: float) -> Workload:
-    """Environment steps a second on Pendulum against `imitation`'s GAIL with SAC at an equal update ratio."""
-
-    def ours() -> Call:
-        return _loop(seeds, steps=50)
-
-    def theirs() -> Call:
-        raise NotImplementedError("imitation needs an environment of its own (gymnasium 0.29, stable-baselines3 2.2)")
-
-    return Workload(
-        f"FORM on Pendulum, {seeds} seed{'s' if seeds > 1 else ''}, steps a second",
-        Contender("FORM + SAC", ours),
-        (Contender("imitation GAIL + SAC", theirs, requires="imitation"),),
-        lambda mine, other: None,
-        target=target,
-        note="needs an environment of its own; never measured here",
-        rounds=1,
     )
 
 

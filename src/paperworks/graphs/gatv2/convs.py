@@ -18,6 +18,7 @@ Notes:
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -33,7 +34,7 @@ Fill: TypeAlias = "float | Tensor | Literal['add', 'sum', 'mean', 'min', 'max', 
 REDUCTIONS = {"add": "sum", "sum": "sum", "mean": "mean", "min": "amin", "max": "amax", "mul": "prod"}
 
 
-class GraphAttentionLayer(nn.Module):
+class GraphAttentionLayer(nn.Module, ABC):
     """What the three layers share: checks, self loops and their features, heads, residual and bias."""
 
     fill_value: Fill
@@ -133,10 +134,10 @@ class GraphAttentionLayer(nn.Module):
             out = out + self.bias
         return (out, (csr.edge_index, alpha)) if return_attention_weights else out
 
+    @abstractmethod
     def _attend(
         self, x_src: Side, x_dst: Side, graph: CSRGraph, attr: Tensor | None, mask: Tensor | None, weights: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        raise NotImplementedError
+    ) -> tuple[Tensor, Tensor | None]: ...
 
     def _core(self, *tensors: Tensor, graph: CSRGraph, terms: EdgeTerms, weights: bool, dot: bool = False) -> Any:
         left, right, att, value = tensors

@@ -10,6 +10,7 @@ would a pass that leaves a trace in the running statistics. The gradient flows t
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
@@ -38,7 +39,7 @@ Labelled: TypeAlias = tuple[Tensor, Tensor, Tensor]
 Unlabelled: TypeAlias = tuple[Tensor, Tensor]
 
 
-class Adaptation(nn.Module):
+class Adaptation(nn.Module, ABC):
     """What all methods here share: a network, the number of classes, and the checks of a step's batches.
 
     Raises:
@@ -53,6 +54,7 @@ class Adaptation(nn.Module):
             raise ValueError(f"unlabelled_ratio: expected at least 1, or None for any, got {unlabelled_ratio}")
         self.model, self.n_classes, self.unlabelled_ratio = model, n_classes, unlabelled_ratio
 
+    @abstractmethod
     def training_step(
         self,
         labelled: Labelled,
@@ -71,7 +73,6 @@ class Adaptation(nn.Module):
             progress: the step over the number of steps, in [0, 1].
             generator: of whatever is drawn.
         """
-        raise NotImplementedError
 
     def _rows(
         self, labelled: Labelled, unlabelled: Unlabelled, target_labelled: Labelled | None

@@ -9,6 +9,7 @@ Reference: Zhai et al. (2021, arXiv 2105.14103), section 3 and its remarks on pa
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
 
 import torch
@@ -34,7 +35,7 @@ class Recent(NamedTuple):
     older: Mean
 
 
-class _Mixing(nn.Module):
+class _Mixing(nn.Module, ABC):
     """Projections, checks and streaming of all mixers over sequences."""
 
     supports_mask = True
@@ -55,17 +56,17 @@ class _Mixing(nn.Module):
         check_mask(mask, x.shape[:2])
         return self.output(self.mix(*self._project(zero_masked(x, mask)), mask))
 
+    @abstractmethod
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """The operator of this mixer, (B, N, hidden)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weights_at(self, position: int, count: int) -> Tensor:
         """(H, 1, count): of the query at `position` to the last `count` keys, its own the last."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reach(self) -> int | None:
         """Keys that weights reach, the query's own included; None: all."""
-        raise NotImplementedError
 
     def init_state(self, batch: int) -> Recent:
         """Nothing read yet.
