@@ -1,7 +1,7 @@
 """Workloads of `paperworks bench form`: the mixture density, seeds in one program, and scoring of logs.
 
-The density's peer is `torch.distributions.MixtureSameFamily`. There is no row against GAIL of the library `imitation`: it
-asks for gymnasium 0.29 and stable-baselines3 2.2, an environment of its own, and has not been measured.
+The density's peer is `torch.distributions.MixtureSameFamily`. There is no row against GAIL of the `imitation` library:
+it asks for gymnasium 0.29 and stable-baselines3 2.2, an environment of its own, and has not been measured.
 """
 
 from __future__ import annotations
