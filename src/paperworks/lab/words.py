@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from numpy.typing import ArrayLike
+
+from paperworks.lab.statistics import t_interval
+
 
 def number(value: Any) -> str:
     """A value for people: four significant digits, a dash for what is missing."""
@@ -24,6 +28,13 @@ def number(value: Any) -> str:
 def span(low: float | None, high: float | None) -> str:
     """An interval's bounds for people; None is infinite."""
     return f"{'-∞' if low is None else number(low)} to {'∞' if high is None else number(high)}"
+
+
+def mean_and_half_width(values: ArrayLike, form: str = "{:.3f}") -> str:
+    """ "mean ± half", half the width of the 95 % t interval; of one value, the value alone."""
+    interval = t_interval(values)
+    half = "" if interval.count < 2 else f" ± {form.format(interval.high - interval.estimate)}"
+    return form.format(interval.estimate) + half
 
 
 def p_words(p: float | None) -> str:

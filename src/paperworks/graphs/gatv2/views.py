@@ -13,6 +13,7 @@ import pandas as pd
 from paperworks._files import write_atomic
 from paperworks.lab.statistics import t_interval
 from paperworks.lab.study import Figure, Loaded, Table
+from paperworks.lab.words import mean_and_half_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
@@ -29,13 +30,6 @@ NAMES = {
 
 def _part(frame: pd.DataFrame, part: str) -> pd.DataFrame:
     return frame[frame["part"] == part]
-
-
-def _with_half_width(values: Any, form: str = "{:.3f}") -> str:
-    """Mean and half the width of the 95 % t interval."""
-    interval = t_interval(np.asarray(values, dtype=float))
-    half = "" if interval.count < 2 else f" ± {form.format(interval.high - interval.estimate)}"
-    return form.format(interval.estimate) + half
 
 
 def lookup_table(frame: pd.DataFrame) -> pd.DataFrame | None:
@@ -59,8 +53,8 @@ def _lookup_table(rows: pd.DataFrame) -> pd.DataFrame | None:
             {
                 "k": f"{k:.0f}",
                 "arm": NAMES[str(arm)],
-                "unseen graphs": _with_half_width(cell["accuracy"]),
-                "training graphs": _with_half_width(cell["train_accuracy"]),
+                "unseen graphs": mean_and_half_width(cell["accuracy"]),
+                "training graphs": mean_and_half_width(cell["train_accuracy"]),
                 "steps to 99 %": steps,
                 "width": f"{cell['width'].iloc[0]:.0f}",
                 "parameters": f"{cell['parameters'].iloc[0]:,.0f}",
@@ -79,7 +73,7 @@ def noise_table(frame: pd.DataFrame) -> pd.DataFrame | None:
     for (graph, arm), cell in rows.groupby(["graph", "arm"], sort=False):
         line = {"graph": graph, "arm": NAMES.get(str(arm), str(arm))}
         for ratio, some in cell.groupby("ratio"):
-            line[f"p = {ratio:g}"] = _with_half_width(np.concatenate(list(some["scores"])))
+            line[f"p = {ratio:g}"] = mean_and_half_width(np.concatenate(list(some["scores"])))
         table.append(line | {"parameters": f"{cell['parameters'].iloc[0]:,.0f}"})
     return pd.DataFrame(table, dtype=object).fillna("")
 
@@ -96,7 +90,7 @@ def own_table(frame: pd.DataFrame) -> pd.DataFrame | None:
         table.append(
             {
                 "arm": NAMES.get(str(arm), str(arm)),
-                "test accuracy": _with_half_width(np.concatenate(list(cell["scores"]))),
+                "test accuracy": mean_and_half_width(np.concatenate(list(cell["scores"]))),
                 "validation": f"{cell['val_score'].mean():.3f}",
                 "most frequent class": f"{cell['majority'].mean():.3f}",
                 "least agreement of queries": "" if static.empty else f"{static.min():.3f}",

@@ -11,6 +11,7 @@ import pandas as pd
 
 from paperworks.lab.statistics import t_interval
 from paperworks.lab.study import Figure, Loaded, Table
+from paperworks.lab.words import mean_and_half_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
@@ -48,9 +49,7 @@ def _lowest_seed(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _with_half_width(values: Any) -> str:
     """Mean and half the width of the 95 % t interval, per cent."""
-    interval = t_interval(100 * np.asarray(values, dtype=float))
-    half = "" if interval.count < 2 else f" ± {interval.high - interval.estimate:.1f}"
-    return f"{interval.estimate:.1f}{half}"
+    return mean_and_half_width(100 * np.asarray(values, dtype=float), "{:.1f}")
 
 
 def _share(values: pd.Series) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from paperworks.lab.baseline import is_baseline
-from paperworks.lab.statistics import t_interval
 from paperworks.lab.study import Figure, Table
+from paperworks.lab.words import mean_and_half_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,11 +42,7 @@ def _part(frame: pd.DataFrame, part: str, *columns: str) -> pd.DataFrame:
 def _cell(rows: pd.DataFrame, column: str, form: str = "{:.3f}") -> str:
     """Mean and half the width of the 95 % t interval."""
     values = rows[column].dropna() if column in rows else pd.Series(dtype=float)
-    if values.empty:
-        return ""
-    interval = t_interval(values.to_numpy(float))
-    half = "" if interval.count < 2 else f" ± {form.format(interval.high - interval.estimate)}"
-    return form.format(interval.estimate) + half
+    return "" if values.empty else mean_and_half_width(values, form)
 
 
 # Tables --------------------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from paperworks.lab.statistics import t_interval
 from paperworks.lab.study import Figure, Loaded, Table
+from paperworks.lab.words import mean_and_half_width
 from paperworks.testing import cost_exponent
 
 if TYPE_CHECKING:
@@ -35,15 +35,13 @@ def bits_table(frame: pd.DataFrame) -> pd.DataFrame | None:
     """Bits a character, speed of training and of streaming, per arm."""
     lines = []
     for (_, arm, window, rate), cell in _trained(frame).groupby(["part", "arm", "window", "rate"], sort=False):
-        interval = t_interval(cell["bits"].to_numpy(float))
-        half = "" if len(cell) < 2 else f" ± {interval.high - interval.estimate:.3f}"
         lines.append(
             {
                 "mixer": NAMES.get(str(arm), str(arm)),
                 "window": f"{window:.0f}" if arm in ("local", "conv") else "–",
                 "rate": f"{rate:g}",
                 "seeds": len(cell),
-                "bits a character": f"{interval.estimate:.3f}{half}",
+                "bits a character": mean_and_half_width(cell["bits"]),
                 "bytes a second, training": f"{cell['tokens_per_second'].mean():,.0f}",
                 "streaming, ms a byte": f"{cell['streaming_ms'].mean():.2f}",
                 "parameters": f"{cell['parameters'].iloc[0]:,.0f}",

@@ -12,6 +12,7 @@ import pandas as pd
 from paperworks._files import write_atomic
 from paperworks.lab.statistics import bootstrap, t_interval
 from paperworks.lab.study import Figure, Loaded, Table
+from paperworks.lab.words import mean_and_half_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
@@ -36,12 +37,10 @@ def accuracy_table(frame: pd.DataFrame) -> pd.DataFrame | None:
     """Mean test accuracy and 95 % t half-width per task, width and arm, with macro-F1 and TF-IDF beside."""
     rows = []
     for (task, width, arm), cell in _trained(frame).groupby(["task", "width", "arm"], sort=False):
-        interval = t_interval(cell["accuracy"])
-        half = "" if len(cell) < 2 else f" ± {interval.high - interval.estimate:.3f}"
         rows.append(
             {
                 "task": task, "width": width, "arm": arm, "seeds": len(cell),
-                "accuracy": f"{interval.estimate:.3f}{half}", "macro F1": f"{cell['macro_f1'].mean():.3f}",
+                "accuracy": mean_and_half_width(cell["accuracy"]), "macro F1": f"{cell['macro_f1'].mean():.3f}",
                 "dev accuracy": f"{cell['dev_accuracy'].mean():.3f}",
             }
         )  # fmt: skip
