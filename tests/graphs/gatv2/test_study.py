@@ -9,7 +9,7 @@ import torch
 
 from paperworks.data.graph_benchmarks import block_graph
 from paperworks.data.graphs import TEST
-from paperworks.graphs.gatv2 import lookup_training, node_training, study, views
+from paperworks.graphs.gatv2 import lookup_training, measures, node_training, study, views
 from paperworks.graphs.gatv2.graph import CSRGraph
 from paperworks.graphs.gatv2.lookup import dictionary_lookup
 from paperworks.lab.claim import NotMeasurable, judge
@@ -59,7 +59,7 @@ def test_dictionary_lookup_holds_when_gatv2_solves_and_neither_gat_does():
     assert found.state == "holds"
     gains = [finding.interval.estimate for finding in found.findings[:4]]
     assert gains == pytest.approx([0.995 - 0.3, 0.995 - 0.7] * 2)
-    assert study.choice(frame, study.GATV2_CHOICES) == "gatv2"
+    assert measures.choice(frame, measures.GATV2_CHOICES) == "gatv2"
 
 
 def test_the_choice_is_made_at_six_and_nowhere_else():
@@ -77,7 +77,7 @@ def test_a_slow_seed_is_inconclusive_not_a_refutation():
     assert verdict(frame, "dictionary_lookup").state == "inconclusive"
 
 
-@pytest.mark.parametrize("rival", study.GAT_CHOICES)
+@pytest.mark.parametrize("rival", measures.GAT_CHOICES)
 def test_a_gat_that_nearly_keeps_up_refutes(rival):
     """Whichever of the two it is, and even if the other were the better one at k = 6."""
 
@@ -132,7 +132,7 @@ def noise_frame(gain, *, splits):
 
 def test_the_area_is_the_trapezoid_paired_by_run_and_splits_widen_the_interval():
     frame = noise_frame(lambda run: 0.08 + 0.01 * (run % 2), splits={"cora": 1, "chameleon_filtered": 10})
-    plain, corrected = (study.area_between(graph)(frame) for graph in ("cora", "chameleon_filtered"))
+    plain, corrected = (measures.area_between(graph)(frame) for graph in ("cora", "chameleon_filtered"))
     assert plain.count == corrected.count == 10
     assert plain.estimate == pytest.approx(0.085 * 0.125)
     assert corrected.method == "corrected resampled t"
@@ -154,7 +154,7 @@ def test_noise_needs_both_graphs_and_a_stand_in_decides_nothing():
     found = verdict(noise_frame(lambda run: 0.1, splits={"cora": 1, "blocks": 1}), "noise")
     assert found.state == "not tested"
     with pytest.raises(NotMeasurable, match="squirrel"):
-        study.area_between("squirrel_filtered")(noise_frame(lambda run: 0.1, splits={"cora": 1}))
+        measures.area_between("squirrel_filtered")(noise_frame(lambda run: 0.1, splits={"cora": 1}))
 
 
 def test_arms_with_unequal_tuning_get_no_verdict():
