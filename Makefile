@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Wheels of several hundred megabytes need more than the default half minute on a slow line.
 export UV_HTTP_TIMEOUT ?= 600
+# Bytecode is written once and kept, wherever it is turned off: without it each start takes several seconds longer.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test test-all lint bench docs lock clean
 

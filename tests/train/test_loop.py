@@ -26,9 +26,12 @@ from paperworks.train import (
     fit,
     loop,
     make_fabric,
+    mixed_precision,
+    multiplies_bfloat16,
     sgd,
     warmup_linear,
 )
+from paperworks.train.devices import precision_of
 from paperworks.train.loop import FitResult
 
 CPU = make_fabric(accelerator="cpu")
@@ -200,6 +203,21 @@ def test_bf16_autocast_keeps_float32_weights_and_comes_close():
     assert a.losses != b.losses
     np.testing.assert_allclose(a.losses, b.losses, rtol=0.03)
     assert a.losses[-1] < 0.6 * a.losses[0]
+
+
+@pytest.mark.parametrize(("native", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_mixed_precision_is_bfloat16_only_where_it_is_multiplied_in_hardware(monkeypatch, native, precision):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    multiplies_bfloat16.cache_clear()
+    try:
+        assert multiplies_bfloat16("cpu") is native
+        assert precision_of(make_fabric(accelerator="cpu", precision="mixed")) == precision
+        with mixed_precision():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (torch.bfloat16 if native else torch.float32)
+    finally:
+        multiplies_bfloat16.cache_clear()
+    assert not multiplies_bfloat16("an-unknown-device")
 
 
 def test_budget_of_seconds_counts_training_alone():

@@ -17,7 +17,7 @@ result = fit(model, loss, batches, seed=0, budget=Budget(steps=total),
              recipe=Recipe(partial(adamw, lr=1e-3), schedule=warmup_linear(total, total // 10), clip=1.0),
              evaluation=Evaluation(accuracy, every=100, stopping=EarlyStopping("accuracy", "max", patience=3)),
              checkpoint=Checkpoint("run/last.pt"),        # a second call continues exactly where a kill left off
-             progress=ProgressLine(), fabric=make_fabric(precision="bf16-mixed"))
+             progress=ProgressLine(), fabric=make_fabric(precision="mixed"))
 result.losses, result.steps, result.seconds, result.evaluations, result.stopped_because
 """
 
@@ -54,6 +54,8 @@ __getattr__, __dir__, __all__ = attach(  # pyright: ignore[reportUnsupportedDund
         "linear_probe": "probes",
         "make_fabric": "devices",
         "mc_dropout": "dropout",
+        "mixed_precision": "devices",
+        "multiplies_bfloat16": "devices",
         "sgd": "optim",
         "warmup_constant": "schedules",
         "warmup_cosine": "schedules",

@@ -115,7 +115,7 @@ def fit_self_supervised(
         clip_norm: largest norm of the gradient, or None.
         optimizer: "adamw", "lars", or a function called as `optimizer(model, lr=, weight_decay=)`, such as `sgd`.
         evaluation, checkpoint, progress: as for `fit`; a path is a checkpoint there.
-        fabric: devices and precision; None: one device, the best there is, with bfloat16 autocast. With several
+        fabric: devices and precision; None: one device, the best there is, in "mixed" precision. With several
             processes methods gather features where they compare images; batch norm is each process's own unless it
             was converted by `torch.nn.SyncBatchNorm.convert_sync_batchnorm` before.
 
@@ -124,7 +124,7 @@ def fit_self_supervised(
             of range, a checkpoint of another fit.
     """
     _check(model, images, steps, warmup)
-    fabric = fabric or make_fabric(precision="bf16-mixed")
+    fabric = fabric or make_fabric(precision="mixed")
     build = partial(_optimizer(optimizer), lr=learning_rate, weight_decay=weight_decay)
     turns = _Turns(model, views, steps, seed, fabric.world_size)
     return fit(

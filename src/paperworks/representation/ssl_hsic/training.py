@@ -170,7 +170,7 @@ def train_supervised(
         budget=Budget(steps=lesson.steps),
         seed=seed,
         progress=progress,
-        fabric=make_fabric(precision="bf16-mixed"),
+        fabric=make_fabric(precision="mixed"),
     )
     return measure(model, images) | {"loss": result.losses[-1], "steps": float(result.steps)}
 

@@ -89,7 +89,7 @@ def train_and_score(lesson: Lesson, text: RunningText, *, seed: int, progress: P
         seed=seed,
         evaluation=Evaluation(watch, max(1, lesson.steps // lesson.looks)),
         progress=progress,
-        fabric=make_fabric(devices=1, accelerator="cpu", precision="bf16-mixed"),
+        fabric=make_fabric(devices=1, accelerator="cpu", precision="mixed"),
     )
     model.eval()
     if keep:

@@ -100,7 +100,7 @@ SCALES = {
         speed_rounds=6,
     ),
     "demo": Config(
-        tasks=("stdlib",), arms=("attention", "fourier", "ff_only", "bag"), widths=(96,), epochs=4.0,
+        tasks=("stdlib",), arms=("attention", "fourier", "ff_only", "bag"), widths=(96,), epochs=3.0,
         speed_lengths=(512,), speed_rounds=8,
     ),
     "search": Config(tasks=("stdlib",), arms=ARMS, rates=SEARCHED_RATES, speed_lengths=()),

@@ -20,7 +20,17 @@ from paperworks.nn import BlockOptions, MixerEncoder, SequenceClassifier, TextEm
 from paperworks.sequence.fnet import arms
 from paperworks.sequence.fnet.classifier import TextClassifier
 from paperworks.sequence.fnet.texts import Encoded, Task, drop_tokens
-from paperworks.train import Budget, EpochBatches, Evaluation, Recipe, adamw, fit, make_fabric, warmup_linear
+from paperworks.train import (
+    Budget,
+    EpochBatches,
+    Evaluation,
+    Recipe,
+    adamw,
+    fit,
+    make_fabric,
+    mixed_precision,
+    warmup_linear,
+)
 
 MIXERS: dict[str, Callable[..., arms.LayerFactory]] = {
     "attention": arms.make_attention_mixer,
@@ -104,7 +114,7 @@ def train_and_test(arm: Arm, task: Task, *, seed: int, progress: Progress) -> di
         schedule=warmup_linear(steps, max(1, round(arm.warmup * steps))),
         clip=arm.clip,
     )
-    fabric = make_fabric(devices=1, precision="bf16-mixed")
+    fabric = make_fabric(devices=1, precision="mixed")
     result = fit(
         model,
         _loss(arm.token_dropout, UNK, torch.Generator().manual_seed(seed)),
@@ -163,7 +173,7 @@ def _share(correct: Tensor) -> float:
 def predict(model: nn.Module, part: Encoded, *, batch: int = 256) -> Tensor:
     """Logits (N, classes) in float32, the model in eval mode."""
     model.eval()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with mixed_precision():
         pieces = [
             model(part.ids[start : start + batch], mask=part.mask[start : start + batch]).float()
             for start in range(0, len(part), batch)
