@@ -194,7 +194,7 @@ class _EM:
 
     def _counts(self, state: Posterior) -> tuple[Tensor, Tensor]:
         # Denormal numbers, far from a responder's ability, would make the products ten times slower.
-        counts = F.threshold(state.counts.abs(), 1e-20, 0.0).copysign_(state.counts) * self.table.copies[:, None]
+        counts = F.hardshrink(state.counts, 1e-20) * self.table.copies[:, None]
         return counts.to(self.dtype), counts.sum(0).to(self.dtype)
 
     def _tile_counts(self, tile: slice, counts: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,10 +29,11 @@ def column_sums(cells: Tensor, counts: Tensor, basis: Tensor) -> Tensor:
 
 def log_prior(params: Tensor, rows: tuple[int, ...], priors: Priors) -> Tensor:
     """Log prior of each item up to a constant, (M,)."""
-    mean, precision = priors.mean(params), priors.precision(params)
     total = torch.zeros_like(params[B])
     for row in rows:
-        total -= 0.5 * precision[row] * (params[row] - mean[row]) ** 2
+        mean, precision = priors.of(row)
+        if precision:
+            total -= 0.5 * precision * (params[row] - mean) ** 2
     return total
 
 
@@ -87,11 +88,12 @@ def fisher_system(
 
 
 def _with_priors(score, info, params, rows, priors):
-    mean, precision = priors.mean(params), priors.precision(params)
     for row in rows:
-        score[row] = score[row] - precision[row] * (params[row] - mean[row])
+        mean, precision = priors.of(row)
+        if precision:
+            score[row] = score[row] - precision * (params[row] - mean)
         # A hundred-thousandth keeps an item without information and without prior where it is.
-        info[row, row] = info[row, row] + precision[row] + 1e-5
+        info[row, row] = info[row, row] + (precision + 1e-5)
     return [score[row] for row in rows], [[info[min(i, j), max(i, j)] for j in rows] for i in rows]
 
 

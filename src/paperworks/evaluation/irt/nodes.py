@@ -110,7 +110,8 @@ def posterior(grid: Grid, loglik: Tensor) -> Posterior:
 def refined(grid: Grid, loglik: Tensor, result: Posterior) -> tuple[Grid, Posterior]:
     """Halve the points' spacing until it is at most 0.75 x the 10th percentile of the posterior standard deviations."""
     while grid.points < MOST_POINTS:
-        wanted = SPACING * float(result.sd.quantile(0.1))
+        tenth = -(-len(result.sd) // 10)
+        wanted = SPACING * float(result.sd.kthvalue(tenth).values)
         if grid.spacing <= wanted:
             break
         # A posterior narrower than the grid shows no width at all yet, so one step refines at most eightfold.

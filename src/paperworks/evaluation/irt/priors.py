@@ -37,6 +37,11 @@ class Priors:
         """No priors on the items: textbook maximum likelihood."""
         return cls(math.inf, math.inf, math.inf, slip_std=math.inf)
 
+    def of(self, row: int) -> tuple[float, float]:
+        """Mean and 1 / variance of one row of the parameter table; 0 where there is no prior."""
+        std = (self.a_log_std, self.b_std, self.logit_c_std, self.slip_std)[row]
+        return (0.0, 0.0, 0.0, self.slip_mean)[row], std**-2
+
     def precision(self, like: Tensor) -> Tensor:
         """1 / variance of the four rows of the parameter table, (4,)."""
         stds = torch.tensor([self.a_log_std, self.b_std, self.logit_c_std, self.slip_std], dtype=torch.float64)
