@@ -43,6 +43,8 @@ def _version() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
+    # Else PyTorch's profiler, which measures memory, writes of its comings and goings.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     parser = build_parser()
     parsed, rest = parser.parse_known_args(arguments)
     if rest and not getattr(parsed, "takes_rest", False):

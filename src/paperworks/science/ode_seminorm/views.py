@@ -37,11 +37,13 @@ def _grid(names: Sequence[str], width: float = 2.6) -> tuple[Plot, Any]:
 
 
 def _plain_ticks(axis: Any) -> None:
-    """A few whole numbers on a logarithmic axis that spans about a decade."""
-    from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
+    """Three whole numbers, evenly spread over a logarithmic axis that spans about a decade."""
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-    axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axis.xaxis.set_major_formatter(ScalarFormatter())
+    low, high = axis.get_xlim()
+    places = np.geomspace(low, high, 7)[1::2]
+    axis.xaxis.set_major_locator(FixedLocator([float(f"{place:.2g}") for place in places]))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axis.xaxis.set_minor_locator(NullLocator())
 
 
@@ -96,7 +98,10 @@ def draw_steps(frame: pd.DataFrame) -> Plot | None:
     edges = np.linspace(min(row["times_full"].min(), 0), row["times_full"].max() + 1e-9, 57)
     for axis, arm in zip(axes, COLOURS, strict=True):
         times, kept = row[f"times_{arm}"], row[f"kept_{arm}"].astype(bool)
-        axis.hist([times[kept], times[~kept]], bins=edges, stacked=True, color=["#4c72b0", "#dd8452"])
+        axis.hist(
+            [times[kept], times[~kept]], bins=edges, stacked=True, color=["#4c72b0", "#dd8452"],
+            label=["accepted", "rejected"],
+        )  # fmt: skip
         for knot in row["knots"]:
             axis.axvline(knot, ymax=0.03, color="k", lw=0.7)
         axis.set(title=f"{row['task']}, {arm}", xlabel="time (the solve runs from right to left)")
@@ -104,7 +109,7 @@ def draw_steps(frame: pd.DataFrame) -> Plot | None:
     for axis in axes:
         axis.set_ylim(0, top)
     axes[0].set_ylabel("attempted steps")
-    axes[0].legend(["accepted", "rejected"], frameon=False)
+    axes[0].legend(frameon=False)
     return plot
 
 
@@ -128,6 +133,7 @@ def draw_saving(frame: pd.DataFrame) -> Plot | None:
         )
     left.set(xlabel="relative tolerance", ylabel="share of evaluations saved")
     right.set(xlabel="parameters", xscale="log")
+    right.margins(x=0.25)
     for axis in (left, right):
         axis.axhline(0, color="0.7", lw=0.8, zorder=0)
         axis.axhline(0.2, color="0.7", lw=0.8, ls="--", zorder=0)
