@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = attach(
         "FrameStack": "wrappers",
         "GymnasiumWorld": "gymnasium_bridge",
         "Layer": "sprites",
+        "Motion": "motion",
         "Pendulum": "points",
         "PointOrbit": "points",
         "Rooms": "rooms",

@@ -7,21 +7,28 @@ that texture gradients tell distance, under one or two point lights with Lambert
 World coordinates are metres, x right, y up, z forward; camera coordinates x right, y down, z along the optical axis.
 Depth is planar: the distance along the optical axis, not along the ray.
 
-A new property of a picture (boxes of what is visible, flow to a later moment) is a function of a `Scene` and a `Frame`:
-hits, normals, instances and the camera are all there. A new kind of light belongs into `Scene.lights` and `_shade`; the
-draw of existing scenes stays as it is as long as new random numbers are drawn after the old ones.
+A new property of a picture is a function of a `Scene` and a `Frame`: hits, normals, instances and the camera are all
+there. A new kind of light belongs into `Scene.lights` and `_shade`; the draw of existing scenes stays as it is as long
+as new random numbers are drawn after the old ones. Scenes that move are in `motion.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from paperworks.worlds.sprites import boxes_of
+
+if TYPE_CHECKING:
+    from paperworks.worlds.motion import Motion
+
 Array = NDArray[np.float64]
 KINDS = ("checker", "bricks", "stripes", "noise")
+WALLS = 6
 NEAREST = 1e-6
 FOG = 0.03
 GAMMA = 2.2
@@ -78,6 +85,10 @@ class Frame:
         normal: (3, H, W) unit vectors in world coordinates, towards the camera's side.
         instance: (H, W) int16, the surface that is seen: 0-5 walls, then boxes, then spheres.
         cameras: one per picture.
+        boxes: one array a picture, (n, 4) x and y of the first and behind the last visible pixel of each box and
+            sphere; zeros where it is not seen.
+        flow: (2, H, W) pixels to the right and down from here to the next moment, where a motion was given.
+        followed: (H, W) bool, whether what is seen here is then seen, too.
     """
 
     radiance: NDArray[np.float32]
@@ -86,6 +97,9 @@ class Frame:
     normal: NDArray[np.float32]
     instance: NDArray[np.int16]
     cameras: tuple[Camera, ...]
+    boxes: tuple[NDArray[np.float32], ...]
+    flow: NDArray[np.float32] | None = None
+    followed: NDArray[np.bool_] | None = None
 
 
 class Rooms:
@@ -137,7 +151,7 @@ class Rooms:
         room = rng.uniform((3.2, 2.4, 3.8), (6.4, 3.2, 7.4))
         camera = _camera(rng, room, self.size, self.fov)
         boxes, spheres = _furniture(rng, room, camera.position, self.objects, self.spheres)
-        count = 6 + len(boxes) + len(spheres)
+        count = WALLS + len(boxes) + len(spheres)
         lights = int(rng.integers(self.lights[0], self.lights[1] + 1))
         position = rng.uniform((0.15, 0.75, 0.15), (0.85, 0.95, 0.85), (lights, 3)) * room
         power = rng.uniform(0.7, 1.3, (lights, 1)) * rng.uniform(0.85, 1.0, (lights, 3)) * room.max() ** 2 / lights
@@ -146,16 +160,20 @@ class Rooms:
             boxes=boxes,
             spheres=spheres,
             kinds=rng.integers(0, len(KINDS), count),
-            scales=np.exp(rng.uniform(np.log(0.12), np.log(0.5), count)) * np.where(np.arange(count) < 6, 1.0, 0.5),
+            scales=np.exp(rng.uniform(np.log(0.12), np.log(0.5), count)) * np.where(np.arange(count) < WALLS, 1.0, 0.5),
             colours=rng.uniform(0.08, 0.95, (count, 2, 3)),
             lights=np.concatenate((position, power), 1),
             camera=camera,
             noise=(self.noise, int(rng.integers(2**31))),
         )
 
-    def render(self, scene: Scene) -> Frame:
-        """The picture of a scene at this size; see `render`."""
-        return render(scene, self.size)
+    def render(self, scene: Scene, *, moment: float = 0.0, motion: Motion | None = None) -> Frame:
+        """The picture of a scene at this size; with a motion that of `moment`, and the flow to one moment later."""
+        if motion is None:
+            return render(scene, self.size)
+        frame = render(motion.at(scene, moment), self.size)
+        flow, followed = motion.flow(scene, moment, frame)
+        return replace(frame, flow=flow, followed=followed)
 
     def batch(self, indices: Iterable[int]) -> Frame:
         """The pictures of several scenes, stacked along a new first dimension."""
@@ -164,7 +182,8 @@ class Rooms:
             raise ValueError("indices: expected at least one")
         names = ("radiance", "image", "depth", "normal", "instance")
         stacked = {name: np.stack([getattr(frame, name) for frame in frames]) for name in names}
-        return Frame(**stacked, cameras=tuple(frame.cameras[0] for frame in frames))
+        cameras, boxes = (tuple(getattr(frame, name)[0] for frame in frames) for name in ("cameras", "boxes"))
+        return Frame(**stacked, cameras=cameras, boxes=boxes)
 
 
 def look(yaw: float, pitch: float, roll: float) -> Array:
@@ -184,12 +203,8 @@ def render(scene: Scene, size: tuple[int, int]) -> Frame:
     """
     height, width = size
     camera = scene.camera
-    x = (np.arange(width) + 0.5 - width / 2) / camera.focal
-    y = (np.arange(height) + 0.5 - height / 2) / camera.focal
-    ahead = np.stack(np.broadcast_arrays(x[None, :], y[:, None], 1.0)).reshape(3, -1)
-    # With z = 1 in camera coordinates the ray's parameter is the planar depth itself.
-    rays = camera.rotation @ ahead
-    depth, instance, normal, u, v = _cast(scene, rays)
+    rays = pixel_rays(size, camera)
+    depth, instance, normal, u, v = cast(scene, camera.position, rays)
     points = camera.position[:, None] + depth * rays
     albedo = _texture(scene, instance, u, v, depth / camera.focal)
     radiance = _shade(scene, points, normal, albedo, depth * np.linalg.norm(rays, axis=0))
@@ -198,14 +213,30 @@ def render(scene: Scene, size: tuple[int, int]) -> Frame:
     def planes(values: Array) -> NDArray[np.float32]:
         return values.reshape(3, height, width).astype(np.float32)
 
+    instance = instance.reshape(height, width)
+    things = np.arange(WALLS, WALLS + len(scene.boxes) + len(scene.spheres))
+
     return Frame(
         planes(radiance),
         planes(image),
         depth.reshape(height, width).astype(np.float32),
         planes(normal),
-        instance.reshape(height, width).astype(np.int16),
+        instance.astype(np.int16),
         (camera,),
+        (boxes_of(instance == things[:, None, None]),),
     )
+
+
+def pixel_rays(size: tuple[int, int], camera: Camera) -> Array:
+    """Rays (3, H W) through the middles of the pixels, in world coordinates.
+
+    Each is one metre long along the optical axis: a point's parameter on it is its planar depth.
+    """
+    height, width = size
+    x = (np.arange(width) + 0.5 - width / 2) / camera.focal
+    y = (np.arange(height) + 0.5 - height / 2) / camera.focal
+    ahead = np.stack(np.broadcast_arrays(x[None, :], y[:, None], 1.0)).reshape(3, -1)
+    return camera.rotation @ ahead
 
 
 # Drawing scenes -------------------------------------------------------------------------------------------------------
@@ -248,14 +279,13 @@ def _free_place(rng: np.random.Generator, room: Array, camera: Array, radius: fl
 # Casting rays ---------------------------------------------------------------------------------------------------------
 
 
-def _cast(scene: Scene, rays: Array) -> tuple[Array, NDArray[np.int64], Array, Array, Array]:
-    """Depth, surface, normal and texture coordinates (metres) of what each ray (3, P) meets first."""
-    origin = scene.camera.position
+def cast(scene: Scene, origin: Array, rays: Array) -> tuple[Array, NDArray[np.int64], Array, Array, Array]:
+    """Parameter, surface, normal and texture coordinates (metres) of what each ray (3, P) from `origin` meets first."""
     depth, instance, normal, u, v = _cast_walls(scene.room, origin, rays)
     for number, box in enumerate(scene.boxes):
-        _keep_nearer(_cast_box(box, origin, rays), 6 + number, depth, instance, normal, u, v)
+        _keep_nearer(_cast_box(box, origin, rays), WALLS + number, depth, instance, normal, u, v)
     for number, ball in enumerate(scene.spheres):
-        _keep_nearer(_cast_sphere(ball, origin, rays), 6 + len(scene.boxes) + number, depth, instance, normal, u, v)
+        _keep_nearer(_cast_sphere(ball, origin, rays), WALLS + len(scene.boxes) + number, depth, instance, normal, u, v)
     return depth, instance, normal, u, v
 
 
