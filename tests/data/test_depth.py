@@ -144,6 +144,29 @@ def test_archive_of_pairs(tmp_path):
         read_depth_pairs(tmp_path / "broken.npz", size=(48, 64))
 
 
+def published(path, images, depths):
+    """As MATLAB writes it: the order of the indices is turned round."""
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    with h5py.File(path, "w") as file:
+        file["images"] = np.ascontiguousarray(images.transpose(0, 3, 2, 1))
+        file["depths"] = np.ascontiguousarray(depths.transpose(0, 2, 1))
+    return path
+
+
+def test_the_published_archive_of_nyu_depth(tmp_path):
+    rng = np.random.default_rng(0)
+    images, maps = rng.integers(0, 255, (3, 6, 8, 3), dtype=np.uint8), np.stack([depths(seed=n) for n in range(3)])
+    pairs = read_depth_pairs(published(tmp_path / "nyu.mat", images, maps), size=(6, 8))
+    np.testing.assert_array_equal(pairs.images, images.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(pairs.depths, maps)
+    assert pairs.names[2] == "nyu.mat[2]"
+    with pytest.raises(DataError, match=r"other\.mat: depths: expected \(3, 8, 6\), got \(2, 8, 6\)"):
+        read_depth_pairs(published(tmp_path / "other.mat", images, maps[:2]), size=(6, 8))
+    (tmp_path / "old.mat").write_bytes(b"MATLAB 5.0 MAT-file")
+    with pytest.raises(DataCorrupt, match=r"old\.mat: cannot be read as HDF5"):
+        read_depth_pairs(tmp_path / "old.mat", size=(6, 8))
+
+
 def test_fitting_crops_in_the_middle_and_takes_the_nearest_depth():
     image = np.zeros((3, 8, 16), np.uint8)
     image[:, :, 4:12] = 200

@@ -22,6 +22,7 @@ from paperworks._files import write_atomic
 from paperworks.data.benchmarks import benchmark_file
 from paperworks.data.errors import DataCorrupt, DataError
 from paperworks.data.float_images import read_exr, read_pfm, write_exr, write_pfm
+from paperworks.data.hdf5 import open_hdf5
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 DEPTHS = (".png", ".npy", ".pfm", ".exr")
@@ -237,8 +238,8 @@ def read_depth_pairs(path: StrPath, *, size: tuple[int, int], scale: float = 0.0
     """Pictures and depth of one's own, brought to one size.
 
     Args:
-        path: a folder with `rgb/` and `depth/`, or an `.npz` with `images` (N, H, W, 3) uint8 and `depths` (N, H, W)
-            metres.
+        path: a folder with `rgb/` and `depth/`, an `.npz` with `images` (N, H, W, 3) uint8 and `depths` (N, H, W)
+            metres, or the labelled part of NYU Depth v2 as published, `nyu_depth_v2_labeled.mat`.
         size: height and width; pictures are cropped in the middle to its proportions and then resized, depth by the
             nearest pixel.
         scale: metres per unit of depth PNGs.
@@ -252,7 +253,9 @@ def read_depth_pairs(path: StrPath, *, size: tuple[int, int], scale: float = 0.0
         return _read_folder(path, size, scale)
     if path.suffix.lower() == ".npz" and path.is_file():
         return _read_npz(path, size)
-    raise DataError(f"{path}: expected a folder with rgb/ and depth/, or an .npz with images and depths")
+    if path.suffix.lower() == ".mat" and path.is_file():
+        return _read_mat(path, size)
+    raise DataError(f"{path}: expected a folder with rgb/ and depth/, or an .npz or .mat with images and depths")
 
 
 def pair_files(folder: Path) -> list[tuple[Path, Path]]:
@@ -307,6 +310,22 @@ def _read_npz(path: Path, size: tuple[int, int]) -> DepthPairs:
         raise DataError(f"{path}: depths: expected {images.shape[:3]} as the images, got {depths.shape}")
     fitted = [fit_to(image.transpose(2, 0, 1), depth, size) for image, depth in zip(images, depths, strict=True)]
     names = [f"{path.name}[{number}]" for number in range(len(images))]
+    return DepthPairs.of(np.stack([f[0] for f in fitted]), np.stack([f[1] for f in fitted]), names)
+
+
+def _read_mat(path: Path, size: tuple[int, int]) -> DepthPairs:
+    """MATLAB keeps the first index fastest: HDF5 sees images as (N, 3, W, H) and depth as (N, W, H)."""
+    with open_hdf5(path) as file:
+        if not {"images", "depths"} <= set(file):
+            raise DataError(f"{path}: expected the arrays images and depths, got {', '.join(sorted(file))}")
+        images, depths = file["images"], file["depths"]
+        if images.ndim != 4 or images.shape[1] != 3 or images.dtype != np.uint8:
+            raise DataError(f"{path}: images: expected (N, 3, W, H) uint8, got {images.shape} {images.dtype}")
+        if depths.shape != (len(images), *images.shape[2:]):
+            raise DataError(f"{path}: depths: expected {(len(images), *images.shape[2:])}, got {depths.shape}")
+        # One at a time: the published file holds almost three gigabytes.
+        fitted = [fit_to(images[row].transpose(0, 2, 1), depths[row].T, size) for row in range(len(images))]
+    names = [f"{path.name}[{number}]" for number in range(len(fitted))]
     return DepthPairs.of(np.stack([f[0] for f in fitted]), np.stack([f[1] for f in fitted]), names)
 
 

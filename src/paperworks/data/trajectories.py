@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from paperworks.data.errors import DataError
+from paperworks.data.hdf5 import open_hdf5
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ def _flat(name: str, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _d4rl(path: Path) -> dict[str, Any]:
-    with _h5py(path).File(path, "r") as file:
+    with open_hdf5(path) as file:
         if "observations" not in file:
             raise DataError(f"{path}: has no observations; found {', '.join(sorted(file))}")
         wanted = ("observations", "terminals", "timeouts", "next_observations")
@@ -269,21 +270,13 @@ def _minari(folder: Path) -> dict[str, Any]:
     path = path if path.exists() else folder / "main_data.hdf5"
     if not path.exists():
         raise DataError(f"{folder}: is a folder without main_data.hdf5 (a local Minari data set has one)")
-    with _h5py(path).File(path, "r") as file:
+    with open_hdf5(path) as file:
         names = sorted(file, key=lambda name: int(name.rsplit("_", 1)[-1]))
         if names and not hasattr(file[names[0]]["observations"], "shape"):
             raise DataError(f"{path}: observations are dictionaries; flatten them before recording")
         episodes = [np.asarray(file[name]["observations"]) for name in names]
         terminal = [bool(np.asarray(file[name]["terminations"])[-1]) for name in names]
     return {"observations": episodes, "terminal": terminal, "labels": names, "name": str(path)}
-
-
-def _h5py(path: Path) -> Any:
-    try:
-        import h5py  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise DataError(f"{path}: reading hdf5 needs h5py; install it with `pip install h5py`") from error
-    return h5py
 
 
 def _table(path: Path) -> dict[str, Any]:
