@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from paperworks.data.errors import DataError, DataMissing
-from paperworks.data.running_text import copying_text, divide, read_running_text, tiny_shakespeare
+from paperworks.data.running_text import byte_pairs, copying_text, divide, read_running_text, tiny_shakespeare
 
 TEXT = "Zürich ist groß.\n" * 4000
 
@@ -70,3 +70,19 @@ def test_tiny_shakespeare():
     assert len(text.train) + len(text.validation) == 1_115_394
     assert text.characters == len(text.validation) == 111_539
     assert len(np.unique(np.concatenate([text.train, text.validation]))) == 65
+
+
+def test_byte_pairs_spell_the_same_text_in_fewer_tokens():
+    text = divide("names", "Zoë said: “no” — and Zoë meant it.\n\tThen " * 2_000)
+    pairs = byte_pairs(text, vocabulary=400)
+    assert 256 < pairs.vocabulary <= 400
+    assert pairs.train.max() < pairs.vocabulary
+    assert len(pairs.train) < 0.5 * len(text.train)
+    assert pairs.tokenizer.decode(pairs.validation) == text.validation.tobytes().decode("utf-8")
+    assert pairs.characters == text.characters
+    assert pairs.fingerprint != text.fingerprint
+    assert "byte pairs" in pairs.notes[-1]
+    with pytest.raises(ValueError, match="text: has a tokenizer already"):
+        byte_pairs(pairs, vocabulary=400)
+    with pytest.raises(ValueError, match="vocab_size: expected at least 261"):
+        byte_pairs(text, vocabulary=100)

@@ -1,21 +1,26 @@
-"""Running text as one stream of bytes, for language models: a benchmark, files of one's own, and a generated text.
+"""Running text as one stream of tokens, for language models: a benchmark, files of one's own, and a generated text.
 
 A stream is cut once, the first part to train on, the rest to validate. Bytes are the tokens: every text has a spelling,
-nothing is out of vocabulary. Scores are per character, so that scripts of several bytes a character compare.
+nothing is out of vocabulary; `byte_pairs` makes longer ones of them. Scores are per character, so that tokens of
+several bytes, and scripts of several bytes a character, compare.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paperworks.data.benchmarks import benchmark_content
 from paperworks.data.errors import DataError, DataMissing
+
+if TYPE_CHECKING:
+    from paperworks.data.tokenization import Tokenizer
 
 VOCABULARY = 256
 LEAST = 50_000
@@ -28,16 +33,23 @@ class RunningText:
 
     Attributes:
         name: where it comes from.
-        train, validation: bytes, (n,) uint8.
+        train, validation: tokens, (n,): bytes as uint8, or int64 ids of a tokenizer.
         characters: characters in the validation part.
         notes: what a reader should know.
+        tokenizer: what the ids mean; None: bytes.
     """
 
     name: str
-    train: NDArray[np.uint8]
-    validation: NDArray[np.uint8]
+    train: NDArray[np.uint8] | NDArray[np.int64]
+    validation: NDArray[np.uint8] | NDArray[np.int64]
     characters: int
     notes: tuple[str, ...] = ()
+    tokenizer: Tokenizer | None = None
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are."""
+        return VOCABULARY if self.tokenizer is None else self.tokenizer.vocab_size
 
     @property
     def fingerprint(self) -> str:
@@ -45,7 +57,8 @@ class RunningText:
         return hashlib.sha256(self.train.tobytes() + b"\x00|\x00" + self.validation.tobytes()).hexdigest()
 
     def __repr__(self) -> str:
-        return f"RunningText({self.name!r}, {len(self.train):,} / {len(self.validation):,} bytes)"
+        kind = "bytes" if self.tokenizer is None else "tokens"
+        return f"RunningText({self.name!r}, {len(self.train):,} / {len(self.validation):,} {kind})"
 
 
 def divide(name: str, text: str, *, validation: float = VALIDATION, notes: tuple[str, ...] = ()) -> RunningText:
@@ -62,6 +75,23 @@ def divide(name: str, text: str, *, validation: float = VALIDATION, notes: tuple
     cut = round(len(text) * (1 - validation))
     parts = [np.frombuffer(part.encode("utf-8"), dtype=np.uint8) for part in (text[:cut], text[cut:])]
     return RunningText(name, parts[0], parts[1], len(text) - cut, notes)
+
+
+def byte_pairs(text: RunningText, *, vocabulary: int) -> RunningText:
+    """The same text in tokens of several bytes, merged by how often they occur in the training part; case is kept.
+
+    Raises:
+        ValueError: the text has such tokens already, or the vocabulary is below 261.
+    """
+    from paperworks.data.tokenization import train_tokenizer
+
+    if text.tokenizer is not None:
+        raise ValueError("text: has a tokenizer already; give the text in bytes")
+    parts = [part.tobytes().decode("utf-8") for part in (text.train, text.validation)]
+    tokenizer = train_tokenizer(parts[:1], vocab_size=vocabulary, lowercase=False)
+    train, validation = (tokenizer.encode_stream(part) for part in parts)
+    note = f"{tokenizer.vocab_size:,} byte pairs, {text.characters / len(validation):.2f} characters each"
+    return replace(text, train=train, validation=validation, notes=(*text.notes, note), tokenizer=tokenizer)
 
 
 def tiny_shakespeare() -> RunningText:

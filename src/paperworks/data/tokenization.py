@@ -1,4 +1,4 @@
-"""A small lower-cased byte-pair tokenizer, trained on the texts of the task.
+"""A small byte-pair tokenizer, trained on the texts of the task; lower-cased unless told otherwise.
 
 Byte-level: every text has a spelling in the vocabulary, so that [UNK] never comes from a text; it is there for token
 dropout. Training is deterministic: equal texts in any order give the equal vocabulary.
@@ -65,6 +65,10 @@ class Tokenizer:
             mask[row, : len(tokens)] = True
         return ids, mask
 
+    def encode_stream(self, text: str) -> np.ndarray:
+        """All tokens of one text of any length, without special ones: int64 (n,)."""
+        return np.array(self.backend.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
         """How many tokens each text has, [CLS] counted: int64 (B)."""
         _several(texts)
@@ -100,13 +104,17 @@ class Tokenizer:
             raise DataError(f"{path}: not a tokenizer written by Tokenizer.save ({error})") from None
 
 
-def train_tokenizer(texts: Sequence[str], *, vocab_size: int, min_frequency: int = 2) -> Tokenizer:
-    """Lower-cased byte-level BPE with at most `vocab_size` tokens; fewer where the texts do not yield them.
+def train_tokenizer(
+    texts: Sequence[str], *, vocab_size: int, min_frequency: int = 2, lowercase: bool = True
+) -> Tokenizer:
+    """Byte-level BPE with at most `vocab_size` tokens; fewer where the texts do not yield them.
 
     Args:
         texts: the training texts of the task.
         vocab_size: at least 261 (256 bytes, 5 special tokens).
         min_frequency: a pair is merged where it occurs at least so often.
+        lowercase: whether texts are first brought to lower case and a normal form of Unicode; without it what is
+            decoded is what was encoded.
 
     Raises:
         ValueError: no texts, one string instead of several, or a vocabulary that is too small.
@@ -120,7 +128,8 @@ def train_tokenizer(texts: Sequence[str], *, vocab_size: int, min_frequency: int
     if vocab_size < SMALLEST_VOCABULARY:
         raise ValueError(f"vocab_size: expected at least {SMALLEST_VOCABULARY}, got {vocab_size}")
     backend = tokenizers.Tokenizer(models.BPE())
-    backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])  # pyright: ignore
+    if lowercase:
+        backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])  # pyright: ignore
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore
     backend.decoder = decoders.ByteLevel()  # pyright: ignore
     trainer = trainers.BpeTrainer(

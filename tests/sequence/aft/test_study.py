@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from paperworks.data.tokenization import Tokenizer
 from paperworks.lab.claim import judge
 from paperworks.lab.run import Options, run
 from paperworks.lab.study import Request
@@ -172,6 +173,17 @@ def test_own_text_runs_with_one_command_and_leaves_a_model(tmp_path, command):
     model = AFTLanguageModel.load(tmp_path / "runs" / "aft" / "model")
     said = model.generate(torch.tensor([list(b"gr")]), max_new_tokens=8)
     assert said.ids.shape == (1, 10)
+    command(
+        "run", "aft", "--data", "book.txt", "--scale", "smoke", "--seeds", "1", "--backend", "inline", "--arms",
+        "local", "--steps", "8", "--tokens", "bpe", "--vocabulary", "300", "--cost-lengths", "--store", "pairs",
+        check=0,
+    )  # fmt: skip
+    model = AFTLanguageModel.load(tmp_path / "pairs" / "model")
+    tokenizer = Tokenizer.load(tmp_path / "pairs" / "model" / "tokenizer.json")
+    assert model.config.vocabulary == tokenizer.vocab_size <= 300
+    assert tokenizer.decode(tokenizer.encode_stream("Größe")) == "Größe"
+    refused = command("run", "aft", "--data", "book.txt", "--scale", "smoke", "--tokens", "words")
+    assert "tokens: expected bytes or bpe, got 'words'" in refused.stderr
     (tmp_path / "short.txt").write_text("short")
     refused = command("run", "aft", "--data", "short.txt", "--scale", "smoke")
     assert refused.returncode == 2

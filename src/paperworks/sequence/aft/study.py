@@ -1,8 +1,8 @@
 """Does locality help an attention free transformer, does it keep up with attention, and is it cheaper on long text?
 
-All arms are language models over bytes with equal embeddings, depth, width, feed-forward networks, steps, batches and
-seeds, and the same search for their learning rate; they differ in the mixer alone. The cost half trains nothing: it
-times one layer of every arm against length, interleaved, attention by PyTorch's fused kernel.
+All arms are language models over bytes (or byte pairs) with equal embeddings, depth, width, feed-forward networks,
+steps, batches and seeds, and the same search for their learning rate; they differ in the mixer alone. The cost half
+trains nothing: it times one layer of every arm against length, interleaved, attention by PyTorch's fused kernel.
 """
 
 from __future__ import annotations
@@ -52,6 +52,10 @@ class Config:
 
     text: str = "shakespeare"
     """Text: shakespeare (Tiny Shakespeare, benchmark data), copies (generated)."""
+    tokens: str = "bytes"
+    """What is predicted: bytes, or bpe, byte pairs learnt from the training part. Scores are per character for both."""
+    vocabulary: int = 2000
+    """Byte pairs at most."""
     arms: tuple[str, ...] = ARMS
     """Mixers to train: attention, local, simple, conv, full."""
     dim: int = 96
@@ -61,7 +65,7 @@ class Config:
     heads: int = 4
     """Heads of attention."""
     length: int = 128
-    """Bytes of a window."""
+    """Tokens of a window."""
     window: int = 32
     """s of local and conv."""
     steps: int = 1000
@@ -108,7 +112,7 @@ SCALES = {
 
 def load(config: Config, request: Request) -> Loaded:
     """The text; where the benchmark is not on this machine the generated one stands in, and the report says so."""
-    from paperworks.data.running_text import copying_text, read_running_text, tiny_shakespeare
+    from paperworks.data.running_text import byte_pairs, copying_text, read_running_text, tiny_shakespeare
 
     if request.columns:
         raise ValueError("columns: running text has none; give a .txt file or a folder of them")
@@ -125,6 +129,10 @@ def load(config: Config, request: Request) -> Loaded:
             notes.append(f"a generated text stands in: {missing}")
     else:
         raise ValueError(f"text: expected shakespeare or copies, got {config.text!r}")
+    if config.tokens not in ("bytes", "bpe"):
+        raise ValueError(f"tokens: expected bytes or bpe, got {config.tokens!r}")
+    if config.tokens == "bpe":
+        text = byte_pairs(text, vocabulary=config.vocabulary)
     notes.insert(0, f"{text!r}, sha256 {text.fingerprint[:8]}" + "".join(f"; {note}" for note in text.notes))
     own = {"own": True} if request.path is not None else {}
     return Loaded({"text": text} | own, text.fingerprint, tuple(notes))

@@ -49,13 +49,13 @@ class Windows:
     """Random windows of the training text, a function of the step alone; inputs and what follows each."""
 
     def __init__(self, text: RunningText, *, length: int, batch: int, seed: int) -> None:
-        self.bytes, self.length, self.batch, self.seed = torch.from_numpy(text.train.copy()), length, batch, seed
+        self.tokens, self.length, self.batch, self.seed = torch.from_numpy(text.train.copy()), length, batch, seed
         self.identity = f"{batch} windows of {length}, seed {seed}, {text.fingerprint[:8]}"
 
     def __call__(self, position: int) -> Tensor:
         rng = np.random.default_rng((self.seed, position))
-        starts = rng.integers(len(self.bytes) - self.length, size=self.batch)
-        return torch.stack([self.bytes[start : start + self.length + 1] for start in starts]).long()
+        starts = rng.integers(len(self.tokens) - self.length, size=self.batch)
+        return torch.stack([self.tokens[start : start + self.length + 1] for start in starts]).long()
 
 
 def train_and_score(lesson: Lesson, text: RunningText, *, seed: int, progress: Progress, keep: bool) -> dict[str, Any]:
@@ -63,11 +63,19 @@ def train_and_score(lesson: Lesson, text: RunningText, *, seed: int, progress: P
 
     Returns:
         `bits`, per character over the validation text; `train_seconds`, `tokens_per_second`, `parameters`, `steps`,
-        `examples` (bytes read), `streaming_ms` of one byte, and `curve` (steps, bits a byte on some windows, seconds).
+        `examples` (tokens read), `streaming_ms` of one token, and `curve` (steps, bits a token on some windows,
+        seconds).
     """
     torch.manual_seed(seed)
     config = AFTConfig(
-        VOCABULARY, lesson.dim, lesson.depth, lesson.length, lesson.mixer, lesson.window, lesson.heads, lesson.dropout
+        text.vocabulary,
+        lesson.dim,
+        lesson.depth,
+        lesson.length,
+        lesson.mixer,
+        lesson.window,
+        lesson.heads,
+        lesson.dropout,
     )
     model = AFTLanguageModel(config)
     recipe = Recipe(
@@ -94,6 +102,8 @@ def train_and_score(lesson: Lesson, text: RunningText, *, seed: int, progress: P
     model.eval()
     if keep:
         model.save(progress.folder)
+        if text.tokenizer is not None:
+            text.tokenizer.save(progress.folder / "tokenizer.json")
     seconds = result.seconds
     looks = [(step, values["bits"], seconds * step / result.steps) for step, values in result.evaluations]
     return {
@@ -114,7 +124,7 @@ def _loss(model: nn.Module, batch: Tensor) -> Tensor:
 
 
 def _validation_windows(text: RunningText, length: int) -> Tensor:
-    """(n, length + 1), each beginning with the last byte of the one before; the last is filled up with -1."""
+    """(n, length + 1), each beginning with the last token of the one before; the last is filled up with -1."""
     content = torch.from_numpy(text.validation.copy()).long()
     count = -(-(len(content) - 1) // length)
     padded = F.pad(content, (0, count * length + 1 - len(content)), value=-1)
@@ -123,7 +133,7 @@ def _validation_windows(text: RunningText, length: int) -> Tensor:
 
 @torch.no_grad()
 def _nats(model: nn.Module, windows: Tensor) -> float:
-    """Summed negative log-probability of everything but each window's first byte."""
+    """Summed negative log-probability of everything but each window's first token."""
     total = 0.0
     for part in windows.split(SCORED):
         logits = model(part[:, :-1].clamp(min=0)).float().flatten(0, 1)
@@ -132,15 +142,15 @@ def _nats(model: nn.Module, windows: Tensor) -> float:
 
 
 def bits_per_character(model: nn.Module, text: RunningText, length: int) -> float:
-    """Over the whole validation text, in windows of `length` that start without a past; the first byte is given."""
+    """Over the whole validation text, in windows of `length` that start without a past; the first token is given."""
     return _nats(model, _validation_windows(text, length)) / math.log(2) / text.characters
 
 
 @torch.no_grad()
-def streaming_ms(model: AFTLanguageModel, *, characters: int = 32) -> float:
-    """Milliseconds to read one character and say what follows, one text, the median."""
+def streaming_ms(model: AFTLanguageModel, *, tokens: int = 32) -> float:
+    """Milliseconds to read one token and say what follows, one text, the median."""
     state, times = model.encoder.init_state(1), []  # pyright: ignore[reportCallIssue]
-    for position in range(min(characters, model.config.length)):
+    for position in range(min(tokens, model.config.length)):
         start = time.perf_counter()
         x = model.embedding(torch.full((1, 1), 101), start=position)[:, 0]
         _, state = model.encoder.step(x, state)  # pyright: ignore[reportCallIssue]

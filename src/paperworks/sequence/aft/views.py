@@ -144,7 +144,8 @@ def keep_best_model(frame: pd.DataFrame, loaded: Loaded, folder: Path) -> Sequen
     if not (kept / "model.pt").is_file():
         return ()
     target.mkdir(exist_ok=True)
-    return [Path(shutil.copy2(kept / name, target / name)) for name in ("config.json", "model.pt")]
+    names = ("config.json", "model.pt", "tokenizer.json")
+    return [Path(shutil.copy2(kept / name, target / name)) for name in names if (kept / name).is_file()]
 
 
 FIGURES = (
