@@ -4,7 +4,7 @@
 
 Notes:
 
-1. `window` is one-sided: a query sees 2 w + 1 keys. Longformer's `attention_window` is the total, so its 256 is w = 128.
+1. `window` is one-sided: a query sees 2 w + 1 keys. Longformer counts the total: its `attention_window` 256 is w = 128.
 2. Any length will do; nothing is padded to a multiple of the window, and nothing of size n x n is made.
 3. Global tokens, as in Longformer, see all tokens and are seen by all, here through the same projections as the others
    (Longformer has a second set). Their cost is n times the largest number of them in an example.
@@ -88,6 +88,21 @@ def local_attention(
         return _flex(q, k, v, window, mask, causal)
     if backend == "dense":
         return _dense(q, k, v, window, mask, causal, global_mask, dropout)
+    return _banded(q, k, v, window, mask, causal, global_mask, dropout)
+
+
+# Compilers leave the tiles alone: they are matrix products already, and tracing their loop takes minutes.
+@torch.compiler.disable
+def _banded(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int,
+    mask: Tensor | None,
+    causal: bool,
+    global_mask: Tensor | None,
+    dropout: float,
+) -> Tensor:
     band = window_band(min(window, q.shape[2] - 1), causal, q.device)
     if global_mask is None:
         return band_attention(q, k, v, band=band, key_mask=mask, query_mask=mask, dropout=dropout)
@@ -339,18 +354,16 @@ class LocalAttentionMixing(nn.Module):
         return self.output(join_heads(mixed))
 
     def flops(self, length: int) -> int:
-        """Four projections, and logits and weighted sums of the pairs in the window; global tokens are not counted."""
-        return 8 * length * self.dim**2 + 4 * window_pairs(length, self.window, causal=self.causal) * self.dim
+        """Four projections, and logits and weighted sums of a whole window per token; global tokens are not counted."""
+        return 8 * length * self.dim**2 + 4 * length * window_keys(self.window, causal=self.causal) * self.dim
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, heads={self.heads}, window={self.window}, causal={self.causal}, rotary={self.rotary}"
 
 
-def window_pairs(length: int, window: int, *, causal: bool = False) -> int:
-    """Pairs (query, key) at most `window` apart."""
-    reach = min(window, length - 1)
-    one_side = reach * length - reach * (reach + 1) // 2
-    return length + (1 if causal else 2) * one_side
+def window_keys(window: int, *, causal: bool = False) -> int:
+    """Keys in the window of a token that is not near an end."""
+    return window + 1 if causal else 2 * window + 1
 
 
 def check_rotary(dim: int, heads: int, rotary: bool) -> None:
