@@ -30,9 +30,7 @@ def test_own_file(tmp_path):
 
 def test_other_names_and_numbers_as_labels(tmp_path):
     renamed = [{"texts": row["sentences"], "roles": [i % 2, 1]} for i, row in enumerate(rows())]
-    data = read_sentence_labels(
-        write(tmp_path / "a.jsonl", renamed), columns={"sentences": "texts", "labels": "roles"}
-    )
+    data = read_sentence_labels(write(tmp_path / "a.jsonl", renamed), columns={"sentences": "texts", "labels": "roles"})
     assert data.classes == ("0", "1")
 
 

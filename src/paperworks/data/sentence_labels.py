@@ -87,9 +87,7 @@ def csabstruct() -> SentenceLabels:
     return _build("CSAbstruct", parts, ("the distributed parts; a tenth of train is held out",))
 
 
-def read_sentence_labels(
-    source: str | os.PathLike[str], *, columns: Mapping[str, str] | None = None
-) -> SentenceLabels:
+def read_sentence_labels(source: str | os.PathLike[str], *, columns: Mapping[str, str] | None = None) -> SentenceLabels:
     """A jsonl file of one's own: `{"sentences": [..], "labels": [..]}` a line; other fields are ignored.
 
     Equal documents count once. Parts by hash of the text: 70 % train, 10 % each held, dev and test.

@@ -56,7 +56,10 @@ def test_one_level_is_the_windowed_mixer_and_in_the_limit_attention():
 
 
 def test_cells_of_one_token_and_a_wide_window_are_attention_twice():
-    mixer, x = build(window=100, pooled_window=100, pool_size=1, stride=1, pool="mean", rotary=True), torch.randn(1, 70, 16)
+    mixer, x = (
+        build(window=100, pooled_window=100, pool_size=1, stride=1, pool="mean", rotary=True),
+        torch.randn(1, 70, 16),
+    )
     twin = AttentionMixing(16, 2, dropout=0.0, rotary=True)
     twin.output.load_state_dict({"weight": torch.eye(16), "bias": torch.zeros(16)})
     levels = []

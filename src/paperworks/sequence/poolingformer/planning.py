@@ -26,7 +26,14 @@ class Reach(NamedTuple):
 
 
 def attention_footprint(
-    length: int, *, window: int, pooled_window: int | None, stride: int, pool_size: int = 5, heads: int = 1, dim: int = 64
+    length: int,
+    *,
+    window: int,
+    pooled_window: int | None,
+    stride: int,
+    pool_size: int = 5,
+    heads: int = 1,
+    dim: int = 64,
 ) -> Footprint:
     """The cost of one attention sublayer on one sequence, projections and pooling aside.
 

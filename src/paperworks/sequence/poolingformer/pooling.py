@@ -217,16 +217,12 @@ def attend_to_cells(
     band = cell_band(window, pool_size, stride, causal, q.device)
     visible = None if mask is None else keys.visible
     if band.span < count:
-        return band_attention(
-            q, keys.cells, values, band=band, key_mask=visible, query_mask=mask, dropout=dropout
-        )
+        return band_attention(q, keys.cells, values, band=band, key_mask=visible, query_mask=mask, dropout=dropout)
     allowed = _allowed(torch.arange(length, device=q.device)[:, None], keys.centres, window, pool_size, causal)[None]
     if mask is not None:
         allowed = allowed & keys.visible[:, None, :] & mask[:, :, None]
     seen = allowed.any(-1, keepdim=True)
-    y = F.scaled_dot_product_attention(
-        q, keys.cells, values, attn_mask=(allowed | ~seen)[:, None], dropout_p=dropout
-    )
+    y = F.scaled_dot_product_attention(q, keys.cells, values, attn_mask=(allowed | ~seen)[:, None], dropout_p=dropout)
     return y.masked_fill(~seen[:, None], 0)
 
 

@@ -134,7 +134,7 @@ def wide_window(window: int, pooled_window: int, stride: int) -> int:
 SCALES = {
     "smoke": Config(
         text="switching", arms=("window", "window_wide", "poolingformer"), dim=32, heads=2, ffn_dim=64, window=2,
-        pooled_window=24, length=96, sentence_tokens=12, vocabulary=300, epochs=4, tokens=1024, dropout=0.0,
+        pooled_window=24, length=96, sentence_tokens=12, vocabulary=300, epochs=3, tokens=1024, dropout=0.0,
         token_dropout=0.0, rates=(1e-2,), recall_steps=3, recall_length=64, recall_batch=4, symbols=8,
         cost_lengths=(256, 512, 1024), cost_dim=64, cost_window=16, cost_pooled_window=64, cost_rounds=1,
     ),
@@ -186,7 +186,9 @@ def points(config: Config, data: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every arm at its rate, the recall probe of each, and the timed sublayers."""
     arms = config.arms + (ABLATIONS if config.ablations else ())
     grid: list[dict[str, Any]] = [
-        {"part": "text", "arm": arm, "rate": rate} for arm in arms for rate in config.rates or (tuned_rate(config, arm),)
+        {"part": "text", "arm": arm, "rate": rate}
+        for arm in arms
+        for rate in config.rates or (tuned_rate(config, arm),)
     ]
     if config.recall_steps:
         grid += [{"part": "recall", "arm": arm, "rate": tuned_rate(config, arm)} for arm in config.arms]
@@ -229,9 +231,7 @@ def trial(point: Point, seed: int, config: Config, data: Mapping[str, Any], prog
             point["arm"], _sizes(config, length=config.recall_length, dropout=0.0), schooling, symbols=config.symbols,
             steps=config.recall_steps, batch=config.recall_batch, seed=seed, progress=progress,
         )  # fmt: skip
-    return training.train_and_score(
-        point["arm"], _sizes(config), schooling, data["task"], seed=seed, progress=progress
-    )
+    return training.train_and_score(point["arm"], _sizes(config), schooling, data["task"], seed=seed, progress=progress)
 
 
 def _sizes(config: Config, **changes: Any) -> Any:

@@ -130,8 +130,11 @@ def draw_recall(frame: pd.DataFrame) -> Plot | None:
     plot = Plot(figsize=(5.4, 3.2), layout="constrained")
     axis = plot.subplots()
     for arm, cell in rows.groupby("arm", sort=False):
-        curve = np.nanmean(np.stack(list(cell["by_distance"])), axis=0)
-        axis.plot(BINS[: len(curve)], curve, "o-", ms=4, color=COLOURS.get(str(arm)), label=NAMES.get(str(arm), str(arm)))
+        asked = np.ma.masked_invalid(np.stack(list(cell["by_distance"])))
+        curve = asked.mean(axis=0).filled(np.nan)
+        axis.plot(
+            BINS[: len(curve)], curve, "o-", ms=4, color=COLOURS.get(str(arm)), label=NAMES.get(str(arm), str(arm))
+        )
     axis.set(xscale="log", xlabel="distance at most, tokens", ylabel="recalled", ylim=(-0.02, 1.02))
     axis.set_xticks(BINS, [str(end) for end in BINS])
     axis.minorticks_off()
