@@ -62,7 +62,7 @@ def test_other_models_are_refused(roberta):
             vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4
         )
     )
-    with pytest.raises(ValueError, match="name_or_path: expected one of roberta, .* got a bert model"):
+    with pytest.raises(ValueError, match=r"name_or_path: expected one of roberta, .* got a bert model"):
         poolingformer_from_roberta(bert, max_length=8)
     with pytest.raises(ValueError, match="max_length: must be at least 1, got 0"):
         poolingformer_from_roberta(roberta, max_length=0)

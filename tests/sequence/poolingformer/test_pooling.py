@@ -141,9 +141,9 @@ def test_every_token_is_in_a_cell():
 def test_ldconv_without_weights_is_the_mean():
     x = torch.randn(2, 3, 50, 4)
     mask = torch.rand(2, 50) < 0.7
-    for given in (None, mask):
-        mean = pooled_cells(x, pool_size=5, stride=4, mask=given)
-        dynamic = pooled_cells(x, pool_size=5, stride=4, pool=torch.zeros(3, 5, 4), mask=given)
+    for kept in (None, mask):
+        mean = pooled_cells(x, pool_size=5, stride=4, mask=kept)
+        dynamic = pooled_cells(x, pool_size=5, stride=4, pool=torch.zeros(3, 5, 4), mask=kept)
         torch.testing.assert_close(dynamic.cells, mean.cells)
 
 

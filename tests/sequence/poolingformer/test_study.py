@@ -83,7 +83,7 @@ def test_all_arms_have_equally_many_parameters():
         arm: sum(p.numel() for p in build_tagger(arm, sizes(), vocabulary=9, classes=2).parameters()) for arm in ARMS
     }
     assert len(set(counts.values())) == 1, counts
-    with pytest.raises(ValueError, match="arms: expected some of window, .* got 'wide'"):
+    with pytest.raises(ValueError, match=r"arms: expected some of window, .* got 'wide'"):
         build_tagger("wide", sizes(), vocabulary=9, classes=2)
 
 

@@ -1,4 +1,4 @@
-"""The mixer by name, as a factory `(dim, *, heads, length) -> (layer_index -> module)`: the signature of a card's table."""
+"""Mixers by name, as factories `(dim, *, heads, length) -> (layer_index -> module)`, which is what cards name."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class Poolingformer(TextModel):
     def forward(
         self, ids: Tensor | Mapping[str, Any], *, mask: Tensor | None = None, global_mask: Tensor | None = None
     ) -> Encoded:
-        """Encode ids (B, N), or a `transformers.BatchEncoding` as it comes; `global_mask` (B, N) bool, see the mixer."""
+        """Encode ids (B, N), or a `transformers.BatchEncoding` as it comes; `global_mask` (B, N) as in the mixer."""
         context = None if global_mask is None else {"global_mask": global_mask}
         return self.encode(ids, mask=mask, context=context)
 

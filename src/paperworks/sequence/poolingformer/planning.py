@@ -64,7 +64,7 @@ def attention_footprint(
 def receptive_field(config: PoolingformerConfig) -> list[Reach]:
     """How far each layer's output depends on the input, layer by layer.
 
-    A token reads y of whole cells whose centres are within w2, and each y reads x within w1, so a layer with both levels
+    A token reads y of whole cells whose centres are within w2, and each y reads x within w1: a layer with both levels
     adds at most w1 + w2 + k//2 on the left and w1 + w2 + k - 1 - k//2 on the right. Exact for the token that sees
     farthest (tokens differ by how they stand to the grid of cells); the ends and global tokens are not counted.
     """

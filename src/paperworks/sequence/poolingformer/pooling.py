@@ -10,7 +10,7 @@ The paper is silent on the following; these are this project's decisions, guesse
 
 1. The grid of cells is the same for all tokens, so a sequence is pooled once. (A grid centred at each token costs
    2 w k / s numbers a token.)
-2. Cells run on as long as their run S_c meets the sequence; the last centre may lie beyond the last token. Otherwise the
+2. There are cells as long as their run S_c meets the sequence; the last centre may lie beyond its end. Otherwise the
    last tokens are in no cell, and padding would change kept outputs.
 3. A cell pools those of its tokens that exist and are kept; weights are renormalised over them. A cell with none is
    invisible. LDConv's middle token counts as zero where it does not exist or is masked: the weights are then uniform.
