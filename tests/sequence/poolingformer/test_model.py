@@ -41,7 +41,7 @@ def test_with_a_wide_window_alone_it_is_roberta(roberta):
 
 def test_longer_models_repeat_positions_and_copy_projections(roberta, tmp_path):
     roberta.save_pretrained(tmp_path)
-    model = poolingformer_from_roberta(tmp_path, max_length=200, window=8, pooled_window=24, second_level_layers=[1])
+    model = poolingformer_from_roberta(tmp_path, max_length=4096, window=8, pooled_window=24, second_level_layers=[1])
     positions = model.embedding.position.weight
     torch.testing.assert_close(positions[64:128], positions[:64])
     torch.testing.assert_close(positions[:64], roberta.embeddings.position_embeddings.weight[2:])
@@ -50,7 +50,7 @@ def test_longer_models_repeat_positions_and_copy_projections(roberta, tmp_path):
     torch.testing.assert_close(upper.level2.qkv.weight, upper.level1.qkv.weight)
     assert upper.level2.qkv.weight is not upper.level1.qkv.weight
     assert upper.level2.pool_weight.abs().max() == 0
-    ids, mask = ids_and_mask(200, [200, 90])
+    ids, mask = ids_and_mask(4096, [4096, 90])
     model.train()(ids, mask=mask).states[mask].square().mean().backward()
     assert upper.level2.pool_weight.grad.abs().max() > 0
 

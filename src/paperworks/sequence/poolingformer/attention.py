@@ -15,7 +15,7 @@ Reference: Zhang et al., Poolingformer (2021, arXiv 2105.04371), section 3; rota
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +105,7 @@ class PooledLevel(nn.Module):
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, -1))
         of_keys, of_values = (self.pool, self.pool) if self.pool_weight is None else self.pool_weight
-        grid = {"pool_size": self.pool_size, "stride": self.stride, "mask": mask}
+        grid: dict[str, Any] = {"pool_size": self.pool_size, "stride": self.stride, "mask": mask}
         keys = pooled_cells(k, pool=of_keys, **grid)
         values = pooled_cells(v, pool=of_values, **grid)
         if self.rotary:
@@ -174,7 +174,7 @@ class PoolingformerAttention(nn.Module):
         if pooled_window is not None and pooled_window < window:
             raise ValueError(f"pooled_window: must be >= window, got {pooled_window} < {window}")
         self.dim, self.causal = dim, causal
-        both = {"causal": causal, "rotary": rotary, "dropout": dropout}
+        both: dict[str, Any] = {"causal": causal, "rotary": rotary, "dropout": dropout}
         self.level1 = WindowLevel(dim, heads, window=window, **both)
         self.level2 = (
             None

@@ -22,7 +22,7 @@ from paperworks.sequence.poolingformer.pooling import pooled_cells, pooling_atte
 
 Call = Callable[[], Any]
 Shape = tuple[int, int, int, int]
-POOLED = {"window": 512, "pool_size": 5, "stride": 4}
+POOLED: dict[str, Any] = {"window": 512, "pool_size": 5, "stride": 4}
 
 
 def workloads(*, quick: bool = False) -> list[Workload]:
@@ -140,7 +140,7 @@ def _cells(shape: Shape, *, target: float | None, rounds: int) -> Workload:
 
 def _gathered(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The plain way: for each token a copy of the cells that it sees."""
-    grid = {"pool_size": POOLED["pool_size"], "stride": POOLED["stride"]}
+    grid: dict[str, Any] = {"pool_size": POOLED["pool_size"], "stride": POOLED["stride"]}
     keys, values = pooled_cells(k, **grid), pooled_cells(v, **grid)
     reach = POOLED["window"] // POOLED["stride"] + 1
     token = torch.arange(q.shape[2])[:, None]

@@ -71,7 +71,8 @@ def documents_interval(row: pd.Series, *, draws: int = 1000) -> tuple[float, flo
     each, size = np.bincount(document, right), np.bincount(document)
     drawn = np.random.default_rng(0).integers(len(size), size=(draws, len(size)))
     scores = each[drawn].sum(1) / size[drawn].sum(1)
-    return tuple(np.quantile(scores, [0.025, 0.975]))
+    low, high = np.quantile(scores, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def cost_table(frame: pd.DataFrame) -> pd.DataFrame | None:
