@@ -153,7 +153,7 @@ class _BandAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v = ctx.saved_tensors
         with torch.autocast(q.device.type, enabled=False):
             return *_backward(q, k, v, grads[0], grads[1], ctx.job), None
@@ -203,7 +203,7 @@ def _backward(
                 used = weights * kept
                 pulled.mul_(kept)
             _spread(part_v, torch.bmm(used.transpose(1, 2), g), tile.blocks, band)
-            ds = torch._softmax_backward_data(pulled, weights, -1, weights.dtype)
+            ds = torch._softmax_backward_data(pulled, weights, -1, weights.dtype)  # pyright: ignore[reportPrivateImportUsage]
             if slope_total is not None:
                 ds.addcmul_(weights, slope_total[:, tile.blocks].flatten(0, 1))
             part_q[:, tile.blocks] = torch.bmm(ds, tile.k).view_as(part_q[:, tile.blocks])
@@ -275,8 +275,8 @@ def _tiles(some: _Heads, job: _Job) -> Iterator[_Tile]:
         added = pattern
         if any(missing[blocks]):
             added = pattern + hidden[:, blocks].flatten(0, 1).transpose(1, 2)
-        parts = (x[:, blocks].flatten(0, 1) for x in (some.q, keys, values))
-        yield _Tile(some.first * count + first, blocks, *parts, added)
+        q, k, v = (x[:, blocks].flatten(0, 1) for x in (some.q, keys, values))
+        yield _Tile(some.first * count + first, blocks, q, k, v, added)
 
 
 def _of(mask: Tensor | None, place: tuple[slice, slice]) -> Tensor | None:

@@ -88,7 +88,7 @@ def local_attention(
         return _flex(q, k, v, window, mask, causal)
     if backend == "dense":
         return _dense(q, k, v, window, mask, causal, global_mask, dropout)
-    return _banded(q, k, v, window, mask, causal, global_mask, dropout)
+    return _banded(q, k, v, window, mask, causal, global_mask, dropout)  # pyright: ignore[reportCallIssue]
 
 
 # Compilers leave the tiles alone: they are matrix products already, and tracing their loop takes minutes.

@@ -106,12 +106,12 @@ class PooledLevel(nn.Module):
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, -1))
         of_keys, of_values = (self.pool, self.pool) if self.pool_weight is None else self.pool_weight
         grid: dict[str, Any] = {"pool_size": self.pool_size, "stride": self.stride, "mask": mask}
-        keys = pooled_cells(k, pool=of_keys, **grid)
-        values = pooled_cells(v, pool=of_values, **grid)
+        keys = pooled_cells(k, pool=of_keys, **grid)  # pyright: ignore[reportArgumentType]
+        values = pooled_cells(v, pool=of_values, **grid)  # pyright: ignore[reportArgumentType]
         if self.rotary:
             q = apply_rotary(q, torch.arange(x.shape[1], device=x.device))
             keys = keys._replace(cells=apply_rotary(keys.cells, keys.centres))
-        z = attend_to_cells(
+        z = attend_to_cells(  # pyright: ignore[reportCallIssue]
             q, keys, values.cells, window=self.window, causal=self.causal,
             dropout=self.dropout if self.training else 0.0, **grid,
         )  # fmt: skip

@@ -91,7 +91,8 @@ def _window(shape: Shape, window: int, *, target: float | None, rounds: int) -> 
 
 
 def _longformer(inputs: list[Tensor], window: int) -> Call:
-    from transformers.models.longformer.modeling_longformer import LongformerConfig, LongformerSelfAttention
+    from transformers import LongformerConfig
+    from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
     _, heads, _, width = inputs[0].shape
     config = LongformerConfig(

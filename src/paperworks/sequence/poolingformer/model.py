@@ -178,7 +178,7 @@ def _embedding(config: PoolingformerConfig) -> TextEmbedding:
         positions=config.positions,
         dropout=config.dropout,
     )
-    embedding.norm.eps = config.norm_eps  # pyright: ignore[reportAttributeAccessIssue]
+    embedding.norm.eps = config.norm_eps  # pyright: ignore[reportArgumentType]
     return embedding
 
 

@@ -135,7 +135,7 @@ class _WeightedSum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weights = ctx.saved_tensors
         slope, dx = grads[0], torch.zeros_like(x)
         dw = x.new_empty(*x.shape[:2], *weights.shape[2:]) if ctx.needs_input_grad[1] else None
@@ -192,7 +192,7 @@ def pooling_attention(
     of_keys, of_values = pool if isinstance(pool, tuple) else (pool, pool)
     keys = pooled_cells(k, pool_size=pool_size, stride=stride, pool=of_keys, mask=mask)
     values = pooled_cells(v, pool_size=pool_size, stride=stride, pool=of_values, mask=mask)
-    return attend_to_cells(
+    return attend_to_cells(  # pyright: ignore[reportCallIssue]
         q, keys, values.cells, window=window, pool_size=pool_size, stride=stride, mask=mask, causal=causal,
         dropout=dropout,
     )  # fmt: skip

@@ -114,7 +114,7 @@ def draw_f1(frame: pd.DataFrame) -> Plot | None:
         axis.plot([place] * len(scores), scores, ".", color=COLOURS.get(arm, "#9467bd"))
         axis.plot(place, scores.mean(), "_", ms=24, color=COLOURS.get(arm, "#9467bd"))
     axis.axhline(rows["majority"].mean(), ls=":", color="0.5", label="most frequent label")
-    axis.set_xticks(range(len(arms)), [NAMES.get(arm, arm) for arm in arms])
+    axis.set_xticks(range(len(arms)), [NAMES.get(str(arm), str(arm)) for arm in arms])
     axis.set(ylabel="micro-F1, dev and test")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
