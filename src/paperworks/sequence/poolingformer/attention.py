@@ -111,8 +111,8 @@ class PooledLevel(nn.Module):
         if self.rotary:
             q = apply_rotary(q, torch.arange(x.shape[1], device=x.device))
             keys = keys._replace(cells=apply_rotary(keys.cells, keys.centres))
-        z = attend_to_cells(  # pyright: ignore[reportCallIssue]
-            q, keys, values.cells, window=self.window, causal=self.causal,
+        z = attend_to_cells(
+            q, keys, values.cells, window=self.window, causal=self.causal,  # pyright: ignore[reportCallIssue]
             dropout=self.dropout if self.training else 0.0, **grid,
         )  # fmt: skip
         return join_heads(z)

@@ -192,8 +192,8 @@ def pooling_attention(
     of_keys, of_values = pool if isinstance(pool, tuple) else (pool, pool)
     keys = pooled_cells(k, pool_size=pool_size, stride=stride, pool=of_keys, mask=mask)
     values = pooled_cells(v, pool_size=pool_size, stride=stride, pool=of_values, mask=mask)
-    return attend_to_cells(  # pyright: ignore[reportCallIssue]
-        q, keys, values.cells, window=window, pool_size=pool_size, stride=stride, mask=mask, causal=causal,
+    return attend_to_cells(
+        q, keys, values.cells, window=window, pool_size=pool_size, stride=stride, mask=mask, causal=causal,  # pyright: ignore[reportCallIssue]
         dropout=dropout,
     )  # fmt: skip
 
