@@ -8,6 +8,8 @@
 torch.Size([8, 3])
 """
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from paperworks._lazy import attach
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from paperworks.nn.heads import MaskedLM, SequenceClassifier, TokenTagger
     from paperworks.nn.initial import normal_init
     from paperworks.nn.language_model import CausalLM, Generated
+    from paperworks.nn.local_attention import LocalAttentionMixing, local_attention
     from paperworks.nn.log_prob import head_log_prob, linear_log_prob, sequence_log_prob, token_log_prob
     from paperworks.nn.macs import Macs, count_macs
     from paperworks.nn.mlp_head import MLPHead
@@ -59,6 +62,7 @@ __getattr__, __dir__, _names = attach(
         "EncoderDecoder": "encoder_decoder",
         "FeedForward": "block",
         "Generated": "language_model",
+        "LocalAttentionMixing": "local_attention",
         "MLPHead": "mlp_head",
         "Macs": "macs",
         "MaskedLM": "heads",
@@ -81,6 +85,7 @@ __getattr__, __dir__, _names = attach(
         "head_log_prob": "log_prob",
         "hybrid": "stack",
         "linear_log_prob": "log_prob",
+        "local_attention": "local_attention",
         "masked_mean": "pooling",
         "mixer_cards": "registry",
         "normal_init": "initial",
@@ -104,6 +109,7 @@ __all__ = [
     "EncoderDecoder",
     "FeedForward",
     "Generated",
+    "LocalAttentionMixing",
     "MLPHead",
     "Macs",
     "MaskedLM",
@@ -126,6 +132,7 @@ __all__ = [
     "head_log_prob",
     "hybrid",
     "linear_log_prob",
+    "local_attention",
     "masked_mean",
     "mixer_cards",
     "normal_init",
@@ -136,3 +143,14 @@ __all__ = [
     "warn_padding_mixed_in",
     "zero_masked",
 ]
+
+
+class _Package(ModuleType):
+    """Some functions are called like their module; importing the module must not put it in the function's place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
