@@ -206,4 +206,9 @@ def test_mixers_are_found_by_name():
 
 def test_encoding_counts_what_is_cut():
     source = study.load(study.SCALES["smoke"], Request()).data["task"].source
-    assert encode_task(source, vocabulary=300, length=96, sentence_tokens=3).cut == 1.0
+    task = encode_task(source, vocabulary=300, length=96, sentence_tokens=3)
+    assert (task.cut, task.left_out) == (1.0, 0.0)
+    # Room for one sentence of three tokens and its [SEP].
+    short = encode_task(source, vocabulary=300, length=4, sentence_tokens=3)
+    given = [document.sentences for part in source.parts.values() for document in part]
+    assert short.left_out == pytest.approx(1 - len(given) / sum(map(len, given)))

@@ -176,6 +176,8 @@ def load(config: Config, request: Request) -> Loaded:
     )  # fmt: skip
     notes = [f"{source!r}, sha256 {source.fingerprint[:8]}", *source.notes, *notes]
     notes.append(f"{task.cut:.0%} of the training sentences are cut to {config.sentence_tokens} tokens")
+    if task.left_out:
+        notes.append(f"{task.left_out:.1%} of all sentences are not judged: they lie beyond {config.length} tokens")
     return Loaded({"task": task}, source.fingerprint, tuple(notes))
 
 

@@ -38,7 +38,11 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Task:
-    """Labelled documents as the arms see them; `cut` is the share of sentences that lose words."""
+    """Labelled documents as the arms see them.
+
+    `cut` is the share of training sentences that lose words, `left_out` that of all sentences for which the document
+    has no room.
+    """
 
     source: SentenceLabels
     tokenizer: Tokenizer
@@ -46,6 +50,7 @@ class Task:
     length: int
     sentence_tokens: int
     cut: float
+    left_out: float
     own: bool = False
 
     @property
@@ -74,7 +79,9 @@ def encode_task(
         )
         for part in PARTS
     }
-    return Task(source, tokenizer, parts, length, sentence_tokens, cut, own)
+    given = sum(len(document.sentences) for part in PARTS for document in source.parts[part])
+    left_out = 1 - sum(len(encoded.labels) for encoded in parts.values()) / given
+    return Task(source, tokenizer, parts, length, sentence_tokens, cut, left_out, own)
 
 
 def encode_documents(
