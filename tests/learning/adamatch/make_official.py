@@ -106,12 +106,8 @@ def main(root):
         losses = []
         for step in range(STEPS):
             objax.random.uniform = lambda shape, step=step: jax.numpy.asarray(lam[step])
-            values, _ = method.train_op(
-                np.float32(PROGRESS[step] * (1 << 20)),
-                source[step],
-                np.eye(CLASSES, dtype=np.float32)[labels[step]],
-                target[step],
-            )
+            labelled = source[step], np.eye(CLASSES, dtype=np.float32)[labels[step]]
+            values, _ = method.train_op(np.float32(PROGRESS[step] * (1 << 20)), *labelled, target[step])
             losses.append([float(values[key]) for key in KEYS])
         kept[f"{name}_monitors"] = np.array(losses)
         kept |= {f"{name}_after_{key}": value for key, value in state(network).items()}

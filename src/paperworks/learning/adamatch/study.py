@@ -62,6 +62,8 @@ class Config:
     """SGD's learning rate at the start."""
     tau: float = 0.9
     """Share of the source's mean confidence that a pseudo-label must reach; the threshold itself where it is fixed."""
+    strong: Literal["ctaugment", "simple", "cutout"] = "ctaugment"
+    """Strong views of all arms: ctaugment (the paper's), simple (moves, blur and gain; nothing learned) or cutout."""
     norm_momentum: float = 0.01
     """What running statistics of batch norm take in of each batch."""
     every: int = 100

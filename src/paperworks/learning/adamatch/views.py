@@ -361,7 +361,7 @@ def draw_rates(frame: pd.DataFrame) -> Plot | None:
 
     rows = _part(frame, "uda")
     rows = rows[(rows["arm"] == "adamatch") & (rows["pair"] == _first_pair(rows))] if len(rows) else rows
-    if rows.empty:
+    if rows.empty or "augment_rates" not in rows or rows["augment_rates"].isna().any():
         return None
     table = np.stack([np.asarray(item, dtype=float) for item in rows["augment_rates"]]).mean(0)
     plot = Plot(figsize=(6.4, 4.4), layout="constrained")
