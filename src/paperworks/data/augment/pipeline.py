@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from paperworks.data.augment import geometry, pixels
+from paperworks.data.augment import geometry, kernels, pixels
 from paperworks.data.augment.colour import recolour
 from paperworks.data.augment.images import as_float, check_shape, uniform
 from paperworks.data.augment.operations import OPERATIONS, Operation, rescale_filter
@@ -47,6 +47,7 @@ def apply_operations(
     check_shape(images)
     # A copy either way: rows are written as they are done.
     images = as_float(images) if images.dtype == torch.uint8 else images.clone()
+    images = images.contiguous()
     levels = _check(images, chosen, levels, operations)
     if not len(images):
         return images
@@ -83,14 +84,18 @@ def _change(
             images[at] = operation.function(part, strength)
     groups = _groups(picked, rows[colours])
     if groups:
-        at = _on(np.concatenate([members for _, members in groups]), images)
+        together = np.concatenate([members for _, members in groups])
+        at = _on(together, images)
         sizes = [len(members) for _, members in groups]
         part, strengths = images.index_select(0, at), level.index_select(0, at).split(sizes)
         matrices = [
             known[index].function(some, strength)
             for (index, _), some, strength in zip(groups, part.split(sizes), strengths, strict=True)
         ]
-        images[at] = recolour(part, torch.cat(matrices))
+        if kernels.compiled_for(images):
+            kernels.recolour_rows(images, together, torch.cat(matrices))
+        else:
+            images[at] = recolour(part, torch.cat(matrices))
 
 
 def _groups(picked: Rows, rows: Rows) -> list[tuple[int, Rows]]:
@@ -135,6 +140,12 @@ class _Moves:
         for chosen in self.filters[cells].T:
             filters = np.where(chosen >= 0, chosen, filters)
         other = (filters >= 0) & (filters != _BILINEAR)
+        if kernels.compiled_for(self.images):
+            plain = ~other
+            if plain.any():
+                moves = self.matrices[_on(cells[plain, : counts.max()], self.images)]
+                kernels.warp_rows(self.images, rows[plain], moves, self.fill)
+            counts[plain] = 0
         for count in range(1, counts.max() + 1):
             self._make(rows, cells[:, :count], ~other & (counts == count), None)
         self._make(rows, cells[:, : counts.max()], other, filters)

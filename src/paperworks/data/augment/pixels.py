@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from paperworks.data.augment import kernels
 from paperworks.data.augment.images import filled_
 
 # Up to this side one product with a band matrix is faster than a convolution with an own kernel for each image.
@@ -17,6 +18,8 @@ _NEGLIGIBLE = -40.0
 
 def equalized(images: Tensor) -> Tensor:
     """Histogram equalisation of each channel over 256 levels, as `PIL.ImageOps.equalize`."""
+    if kernels.compiled_for(images):
+        return kernels.equalized(images)
     batch, channels = images.shape[:2]
     levels = (images * 255).round_().clamp_(0, 255).to(torch.int32).view(batch * channels, -1)
     # Row r counts from 256 r on.
@@ -50,6 +53,8 @@ def smoothed(images: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     """
     if min(images.shape[2:]) < 3:
         return images.clone()
+    if kernels.compiled_for(images):
+        return kernels.smoothed(images, weight)
     return _mixed(images, _box(images, 3).add_(images, alpha=4).div_(13), 1, weight)
 
 
@@ -60,6 +65,8 @@ def blurred(images: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     """
     if min(images.shape[2:]) < 5:
         return images.clone()
+    if kernels.compiled_for(images):
+        return kernels.blurred(images, weight)
     return _mixed(images, _box(images, 5).sub_(_box(images, 3)).div_(16), 2, weight)
 
 
@@ -69,22 +76,12 @@ def _box(images: Tensor, side: int) -> Tensor:
     All images are one line of numbers here, whose slices add faster than pooling does on a CPU. Where a sum reaches
     over a border it is of strangers' pixels, and not to be used.
     """
-    width, line = images.shape[3], images.reshape(-1)
-    result = torch.empty_like(images, memory_format=torch.contiguous_format)
+    width, total = images.shape[3], images.reshape(-1)
+    for step in (1, width):
+        length = len(total) - (side - 1) * step
+        total = sum((total[offset * step :][:length] for offset in range(1, side)), total[:length])
     first = (side // 2) * (width + 1)
-    result.view(-1)[:first], result.view(-1)[-first:] = 0, 0
-    across = _sums(line, side, 1, torch.empty_like(line[side - 1 :]))
-    _sums(across, side, width, result.view(-1)[first:-first])
-    return result
-
-
-def _sums(line: Tensor, side: int, step: int, out: Tensor) -> Tensor:
-    """Of `side` numbers, `step` apart."""
-    parts = [line[offset * step :][: len(out)] for offset in range(side)]
-    torch.add(parts[0], parts[1], out=out)
-    for part in parts[2:]:
-        out += part
-    return out
+    return F.pad(total, (first, first)).view(images.shape)
 
 
 def _mixed(images: Tensor, changed: Tensor, border: int, weight: Tensor | float) -> Tensor:
