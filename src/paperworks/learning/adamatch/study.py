@@ -8,6 +8,12 @@ A plain run is domain adaptation from fonts to handwritten digits, three arms an
 trainings of 700 steps, which are not to be cut (FixMatch+ opens its masks late). `--settings all` adds USPS and MNIST
 both ways, semi-supervised learning, semi-supervised domain adaptation, a long-tailed target and all references;
 `--pairs`, `--references` add single ones. `--strong simple` gives all arms milder strong views.
+
+FixMatch+ in a pilot (one seed, not counted; its loss equals the official code's, see the tests): after 300 steps 1 % of
+its masks are open, after 700 a third, of which 88 % are right; from step 350 to 500 nine in ten of the pseudo-labels
+that count name the same digit, since a fixed threshold lets the surest class in first. Accuracy .44 after 700 steps,
+below source-only training (.65), which learns from labelled strong views as FixMatch+ does not. With `--strong simple`
+it reaches .69, 35 % of the masks open. Strong views decide where this baseline stands, so the report names its masks.
 """
 
 from __future__ import annotations
