@@ -13,7 +13,8 @@ FixMatch+ in a pilot (one seed, not counted; its loss equals the official code's
 its masks are open, after 700 a third, of which 88 % are right; from step 350 to 500 nine in ten of the pseudo-labels
 that count name the same digit, since a fixed threshold lets the surest class in first. Accuracy .44 after 700 steps,
 below source-only training (.65), which learns from labelled strong views as FixMatch+ does not. With `--strong simple`
-it reaches .69, 35 % of the masks open. Strong views decide where this baseline stands, so the report names its masks.
+it reaches .69, 35 % of the masks open. AdaMatch, on the first views: .91, 89 % open, 95 % of those right. Strong
+views decide where this baseline stands, so the report names its masks.
 """
 
 from __future__ import annotations
