@@ -13,7 +13,7 @@ from paperworks.data.augment import OPERATIONS, cutout, gaussian_blur, recolour
 from paperworks.data.augment import colour as colours
 from paperworks.data.augment.geometry import FILTERS
 from paperworks.data.augment.operations import translate_x
-from paperworks.data.augment.policies import apply_operations
+from paperworks.data.augment.pipeline import apply_operations
 
 ENHANCERS = {
     "brightness": ImageEnhance.Brightness,

@@ -128,6 +128,23 @@ def test_official_translation_moves_by_less_than_a_pixel():
     assert moved["side"].sum() == pytest.approx(1.0, abs=1e-4)
 
 
+def test_moves_bring_in_black_and_cutouts_are_grey():
+    """PIL, by which the published code moves, fills with black; grey around a digit would be a sign of its own."""
+    images = torch.ones(300, 1, 16, 16)
+    moves = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+    augment = CTAugment(moves)
+    shown = augment.apply(images, augment.sample(300, generator=seeded()), fill=0.5, generator=seeded(1))
+    assert (shown == 0).flatten(1).any(1).float().mean() > 0.9
+    assert (shown == 0.5).flatten(1).any(1).all()
+    moved = augment.apply(images, augment.sample(300, probe=True, generator=seeded()), fill=0.5)
+    assert set(moved.mul(100).round().div(100).unique().tolist()) == {0.0, 1.0}
+    grey = CTAugment(moves, surround=None)
+    moved = grey.apply(images, grey.sample(300, probe=True, generator=seeded()), fill=0.5)
+    assert set(moved.mul(100).round().div(100).unique().tolist()) == {0.5, 1.0}
+    with pytest.raises(ValueError, match="surround"):
+        CTAugment(surround=2.0)
+
+
 def test_same_generator_same_images_and_rates_travel_with_the_state():
     augment = CTAugment()
     images = torch.rand(6, 3, 16, 16, generator=seeded())

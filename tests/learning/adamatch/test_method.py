@@ -175,6 +175,19 @@ def test_fixmatch_by_formulas():
     assert output.mask.tolist() == mask[4:].tolist()
 
 
+def test_fixmatch_takes_labelled_target_images_as_labelled_images_like_others():
+    """One mean over both, and frequencies over both; AdaMatch keeps them apart."""
+    model, source, target, few = net(), views(4, 0), views(12, 1), views(4, 2)
+    y, y_few = torch.tensor([0, 0, 0, 1]), torch.tensor([2, 2, 1, 1])
+    reference, method = copy.deepcopy(model), FixMatch(model, CLASSES)
+    output = method.training_step((*source, y), target, (*few, y_few), progress=0.0)
+    logits = reference(torch.cat([interleave(*pair) for pair in (source, few, target)]))
+    torch.testing.assert_close(output.supervised, F.cross_entropy(logits[:16:2], torch.cat([y, y_few])))
+    law = 0.999 / 3 + 0.001 * torch.tensor([3.0, 3.0, 2.0]) / 8
+    torch.testing.assert_close(method.averages.source, law)
+    assert output.mask.shape == (12,)
+
+
 def test_source_only_learns_from_both_views_and_lets_the_target_pass_batch_norm():
     model, source, target, y = net(), views(4, 0), views(12, 1, 2.0), labels_of(4, 0)
     reference = copy.deepcopy(model)
@@ -183,6 +196,13 @@ def test_source_only_learns_from_both_views_and_lets_the_target_pass_batch_norm(
     torch.testing.assert_close(output.loss, (F.cross_entropy(logits[::2], y) + F.cross_entropy(logits[1::2], y)) / 2)
     torch.testing.assert_close(model[1].running_mean, reference[1].running_mean)
     assert not output.mask.any()
+    few, y_few = views(4, 2), labels_of(4, 2)
+    output = SourceOnly(net(), CLASSES).training_step((*source, y), target, (*few, y_few), progress=0.5)
+    known = net()(torch.cat([interleave(*pair) for pair in (source, few, target)]))[:16]
+    both = torch.cat([y, y_few])
+    torch.testing.assert_close(
+        output.loss, (F.cross_entropy(known[::2], both) + F.cross_entropy(known[1::2], both)) / 2
+    )
 
 
 # Backbones -----------------------------------------------------------------------------------------------------------

@@ -160,6 +160,28 @@ def test_tables_have_a_row_for_each_arm():
     assert views.own_table(frame) is None
 
 
+def test_sentences_tell_of_masks_that_are_still_closed():
+    frame = table()
+    assert "masks are open" not in " ".join(views.sentences(frame))
+    frame.loc[(frame["arm"] == "fixmatch") & (frame["pair"] == study.FONTS), "mask_rate"] = 0.3
+    said = [text for text in views.sentences(frame) if "masks are open" in text]
+    assert len(said) == 1
+    assert said[0].startswith("fonts_digits".replace("_", " -> ") + ": at the end 30% of FixMatch+'s masks are open")
+
+
+def test_a_plain_run_is_the_first_pair_with_ablations_and_settings_add_the_rest(monkeypatch):
+    loaded = []
+    monkeypatch.setattr(study, "_load_pair", lambda name, config: loaded.append(name))
+    monkeypatch.setattr(study, "_describe", str)
+    monkeypatch.setattr(study, "_loaded", lambda found, notes: found)
+    plain = study.SCALES["laptop"]
+    assert len(study.points(plain, study.load(plain, Request()))) == len(study.ARMS) + len(study.ABLATIONS)
+    assert plain.steps == 700
+    study.load(replace(plain, settings="all"), Request())
+    study.load(replace(plain, pairs=("mnist_usps",)), Request())
+    assert loaded == [study.FONTS, *study.PAIRS, "mnist_usps"]
+
+
 # Arms and settings ---------------------------------------------------------------------------------------------------
 
 
@@ -176,6 +198,8 @@ def test_arms_are_what_they_are_called_and_start_from_the_same_weights():
     assert {kinds[arm] for arm in (*study.ABLATIONS, "public_ports")} == {AdaMatch}
     rules = {arm: trials.rules_of(arm, config) for arm in ("adamatch", *study.ABLATIONS)}
     assert len({repr(item) for item in rules.values()}) == 5
+    for arm in (*study.ARMS, *study.ABLATIONS):
+        assert trials.training_of(replace(config, strong="simple"), arm).strong == "simple"
     ports: Any = trials.build_method("public_ports", config, 10, 1, seed=11)
     assert ports.first_pass == "running"
     assert trials.training_of(config, "public_ports").optimizer == "adam"

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -234,3 +235,17 @@ def test_fixmatch_trains_by_the_same_way():
     _, result = train(FixMatch(model, 3), some_images(), SHORT, seed=0)
     assert result.steps == 4
     assert not torch.equal(before["stem.weight"], model.stem.weight)
+
+
+@pytest.mark.parametrize("strong", ["simple", "cutout"])
+def test_other_strong_views_learn_no_rates(strong):
+    images = some_images(target_labelled=True)
+    adapter, result = trained(images, training=replace(SHORT, strong=strong))
+    assert adapter.augment is None
+    assert np.isfinite(result.losses).all()
+    batch = {"source": images.source[:4], "target": images.target[:12]}
+    weak, shown = adapter._views(batch, torch.Generator().manual_seed(0))
+    assert weak.shape == shown.shape == (16, 1, 16, 16)
+    assert ((weak - shown).abs().flatten(1).max(1).values > 0.1).all()
+    with pytest.raises(ValueError, match="strong: expected one of ctaugment"):
+        Training(strong="autoaugment")  # pyright: ignore

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from paperworks.data.augment.geometry import compose, warp
     from paperworks.data.augment.images import as_float
     from paperworks.data.augment.operations import OPERATIONS, Operation
+    from paperworks.data.augment.pipeline import apply_operations
     from paperworks.data.augment.pixels import cutout, gaussian_blur
-    from paperworks.data.augment.policies import RandAugment, StrongAugment, apply_operations
+    from paperworks.data.augment.policies import RandAugment, StrongAugment
     from paperworks.data.augment.two_views import RECIPES, TwoViews, ViewRecipe
     from paperworks.data.augment.weak_strong import WeakStrong
 
@@ -38,7 +39,7 @@ __getattr__, __dir__, _names = attach(
         "TwoViews": "two_views",
         "ViewRecipe": "two_views",
         "WeakStrong": "weak_strong",
-        "apply_operations": "policies",
+        "apply_operations": "pipeline",
         "as_float": "images",
         "compose": "geometry",
         "compose_colour": "colour",

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paperworks.data.augment.images import check_shape
+from paperworks.data.augment.images import check_shape, filled_
 
 Padding: TypeAlias = Literal["fill", "edge", "reflect"]
 
@@ -27,8 +27,11 @@ _CUBIC, _SHARP = ("lanczos", "bicubic"), ("box", "nearest", "hamming")
 
 def affine(rows: Sequence[Sequence[Tensor | float]], like: Tensor) -> Tensor:
     """(B, 2, 3) from two rows of three entries, each a number or (B,); B and dtype are those of `like` (B, ...)."""
-    entries = [torch.as_tensor(entry).to(like).expand(len(like)) for row in rows for entry in row]
-    return torch.stack(entries, dim=-1).view(-1, 2, 3)
+    matrix = like.new_empty(len(like), 6)
+    for place, entry in enumerate([entry for row in rows for entry in row]):
+        # Numbers are filled in, not made tensors: this runs for every operation of every batch.
+        matrix[:, place] = entry
+    return matrix.view(-1, 2, 3)
 
 
 def rotation(angle: Tensor) -> Tensor:
@@ -119,10 +122,27 @@ def warp(
         raise ValueError("matrices: expected at least one")
     steps = [_check_matrix(step, len(images)).to(images) for step in steps]
     frame = (images.shape[2], images.shape[3])
+    if len(steps) == 1 and filters is None and padding != "reflect":
+        return _warp_once(images, steps[0], size or frame, fill if padding == "fill" else None)
     x, y, seen = _look_up(steps, frame, size or frame, padding == "fill")
     outside = "reflection" if padding == "reflect" else "border"
     moved = _sample(images, x, y, outside) if filters is None else _sample_by(images, x, y, outside, filters)
-    return moved if seen is None else moved.masked_fill_(~seen[:, None], fill)
+    return moved if seen is None else filled_(moved, seen.to(moved), fill)
+
+
+def _warp_once(images: Tensor, matrix: Tensor, size: tuple[int, int], fill: float | None) -> Tensor:
+    """One move: the same in fewer passes over the coordinates, which here are parts of half the image's sides."""
+    height, width = images.shape[2:]
+    x = (torch.arange(size[1], device=images.device) + 0.5 - size[1] / 2).to(images)
+    y = (torch.arange(size[0], device=images.device) + 0.5 - size[0] / 2).to(images)
+    grid, furthest = images.new_empty(len(images), *size, 2), images.new_zeros(())
+    for axis, side in enumerate((width, height)):
+        by_x, by_y, start = (matrix[:, axis] * (2 / side)).T[..., None]
+        at = (by_x * x)[:, None, :] + (by_y * y + start)[:, :, None]
+        grid[..., axis] = at
+        furthest = torch.maximum(furthest, at.abs_())
+    moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return moved if fill is None else filled_(moved, furthest.lt_(1), fill)
 
 
 def _look_up(

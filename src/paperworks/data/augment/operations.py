@@ -92,15 +92,15 @@ def invert(images: Tensor, level: Tensor) -> Tensor:
 
 
 def blur(images: Tensor, level: Tensor) -> Tensor:
-    return torch.lerp(images, pixels.blurred(images), level[:, None, None, None])
+    return pixels.blurred(images, level)
 
 
 def smooth(images: Tensor, level: Tensor) -> Tensor:
-    return torch.lerp(images, pixels.smoothed(images), level[:, None, None, None])
+    return pixels.smoothed(images, level)
 
 
 def sharpness(images: Tensor, level: Tensor) -> Tensor:
-    return torch.lerp(pixels.smoothed(images), images, _factor(level)[:, None, None, None]).clamp(0, 1)
+    return pixels.smoothed(images, 1 - _factor(level)).clamp_(0, 1)
 
 
 def equalize(images: Tensor, level: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class Operation:
     Attributes:
         name: its key in `OPERATIONS`.
         kind: what `function` returns: "geometry" (B, 2, 3), "colour" (B, 3, 4), or "pixels", images.
-        function: (images, level) -> that.
+        function: (images, level) -> that; what `geometry` returns must depend on the images' size alone.
         bins: into how many parts CTAugment cuts the range of each parameter; empty: there is none.
         strength: whether the change grows with the level, falls, or grows to both sides of 1/2.
     """

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from paperworks.data.augment import kernels
+from paperworks.data.augment.images import filled_
+
 # Up to this side one product with a band matrix is faster than a convolution with an own kernel for each image.
 _DENSE_SIDE = 64
 _NEGLIGIBLE = -40.0
@@ -15,74 +18,97 @@ _NEGLIGIBLE = -40.0
 
 def equalized(images: Tensor) -> Tensor:
     """Histogram equalisation of each channel over 256 levels, as `PIL.ImageOps.equalize`."""
+    if kernels.compiled_for(images):
+        return kernels.equalized(images)
     batch, channels = images.shape[:2]
-    levels = (images * 255).round().long().clamp(0, 255).view(batch * channels, -1)
-    counts = torch.zeros(len(levels), 256, dtype=torch.long, device=images.device)
-    counts.scatter_add_(1, levels, torch.ones_like(levels))
-    highest = counts.gather(1, levels.amax(1, keepdim=True))
+    levels = (images * 255).round_().clamp_(0, 255).to(torch.int32).view(batch * channels, -1)
+    # Row r counts from 256 r on.
+    levels += torch.arange(0, 256 * len(levels), 256, dtype=torch.int32, device=images.device)[:, None]
+    counts = torch.bincount(levels.view(-1), minlength=256 * len(levels))
+    highest = counts[levels.amax(1, keepdim=True)]
     step = (levels.shape[1] - highest) // 255
+    counts = counts.view(-1, 256)
     below = counts.cumsum(1) - counts
     table = ((step // 2 + below) // step.clamp(min=1)).clamp(max=255)
-    table = torch.where(step > 0, table, torch.arange(256, device=images.device))
-    return (table.gather(1, levels).to(images) / 255).view(images.shape)
+    table = torch.where(step > 0, table, torch.arange(256, device=images.device)).to(images) / 255
+    return table.view(-1).index_select(0, levels.view(-1)).view(images.shape)
 
 
 def posterized(images: Tensor, bits: Tensor) -> Tensor:
     """Keep the upper `bits` (B,) of 8; values between the 256 levels are rounded to one."""
     step = torch.pow(2.0, 8 - bits).to(images)[:, None, None, None]
-    return ((images * 255).round() / step).floor() * step / 255
+    return (images * 255).round_().div_(step).floor_().mul_(step).div_(255)
 
 
 def solarized(images: Tensor, threshold: Tensor) -> Tensor:
     """Invert what is not below `threshold` (B,)."""
-    return torch.where(images < threshold.to(images)[:, None, None, None], images, 1 - images)
+    inverted = images.clone().ge_(threshold.to(images)[:, None, None, None])
+    return torch.lerp(images, 1 - images, inverted)
 
 
-def smoothed(images: Tensor) -> Tensor:
-    """`PIL.ImageFilter.SMOOTH`: 3 x 3, (1 1 1; 1 5 1; 1 1 1) / 13; the outermost pixels stay as they are."""
+def smoothed(images: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    """`PIL.ImageFilter.SMOOTH`: 3 x 3, (1 1 1; 1 5 1; 1 1 1) / 13; the outermost pixels stay as they are.
+
+    `weight` (B,), or a number: how much of the result to mix in, 0 for the images as they are.
+    """
     if min(images.shape[2:]) < 3:
         return images.clone()
-    inner = (_box(images, 3) + 4 * images[..., 1:-1, 1:-1]) / 13
-    return _framed(images, inner, 1)
+    if kernels.compiled_for(images):
+        return kernels.smoothed(images, weight)
+    return _mixed(images, _box(images, 3).add_(images, alpha=4).div_(13), 1, weight)
 
 
-def blurred(images: Tensor) -> Tensor:
-    """`PIL.ImageFilter.BLUR`: the mean of a ring 5 pixels wide; two rows and columns at each side stay as they are."""
+def blurred(images: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    """`PIL.ImageFilter.BLUR`: the mean of a ring 5 pixels wide; two rows and columns at each side stay as they are.
+
+    `weight` as for `smoothed`.
+    """
     if min(images.shape[2:]) < 5:
         return images.clone()
-    inner = (_box(images, 5) - _box(images[..., 1:-1, 1:-1], 3)) / 16
-    return _framed(images, inner, 2)
+    if kernels.compiled_for(images):
+        return kernels.blurred(images, weight)
+    return _mixed(images, _box(images, 5).sub_(_box(images, 3)).div_(16), 2, weight)
 
 
 def _box(images: Tensor, side: int) -> Tensor:
-    """Sums over side x side pixels; slices add faster than pooling does on a CPU."""
-    for axis in (3, 2):
-        length = images.shape[axis] - side + 1
-        total = images.narrow(axis, 0, length) + images.narrow(axis, 1, length)
-        for offset in range(2, side):
-            total += images.narrow(axis, offset, length)
-        images = total
-    return images
+    """Sums over side x side pixels, right where they lie in the image.
+
+    All images are one line of numbers here, whose slices add faster than pooling does on a CPU. Where a sum reaches
+    over a border it is of strangers' pixels, and not to be used.
+    """
+    width, total = images.shape[3], images.reshape(-1)
+    for step in (1, width):
+        length = len(total) - (side - 1) * step
+        total = sum((total[offset * step :][:length] for offset in range(1, side)), total[:length])
+    first = (side // 2) * (width + 1)
+    return F.pad(total, (first, first)).view(images.shape)
 
 
-def _framed(images: Tensor, inner: Tensor, width: int) -> Tensor:
-    result = images.clone()
-    result[..., width:-width, width:-width] = inner
+def _mixed(images: Tensor, changed: Tensor, border: int, weight: Tensor | float) -> Tensor:
+    """The images with some of `changed` mixed in, but for a border."""
+    result, inner = images.clone(), (..., slice(border, -border), slice(border, -border))
+    share = weight[:, None, None, None] if isinstance(weight, Tensor) else weight
+    result[inner] += (changed[inner] - images[inner]) * share
     return result
 
 
 def cutout(images: Tensor, level: Tensor, centre: Tensor, *, fill: float = 0.5) -> Tensor:
     """Fill a square around `centre` (B, 2), x and y as parts of the sides in [0, 1), clipped at the border.
 
-    Its side is 2 floor(s / 2) with s = 1 + floor(0.499 level min(H, W)): half the image at level 1.
+    Its side is 2 floor(s / 2) with s = 1 + floor(0.499 level min(H, W)): half the image at level 1, nothing at 0.
     """
+    return cutout_(images.clone(), level, centre, fill=fill)
+
+
+def cutout_(images: Tensor, level: Tensor, centre: Tensor, *, fill: float = 0.5) -> Tensor:
+    """`cutout` in place."""
     height, width = images.shape[2:]
     half = (1 + (level * min(height, width) * 0.499).floor()).div(2, rounding_mode="floor")[:, None]
     columns, rows = torch.arange(width, device=images.device), torch.arange(height, device=images.device)
     x, y = (centre[:, :1] * width).floor(), (centre[:, 1:] * height).floor()
-    across = (columns >= x - half) & (columns < x + half)
-    down = (rows >= y - half) & (rows < y + half)
-    return images.masked_fill((down[:, :, None] & across[:, None, :])[:, None], fill)
+    across = ((columns >= x - half) & (columns < x + half)).to(images)
+    down = ((rows >= y - half) & (rows < y + half)).to(images)
+    return filled_(images, 1 - down[:, :, None] * across[:, None, :], fill)
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, *, largest: float | None = None) -> Tensor:

@@ -106,15 +106,15 @@ def _blended(name: str, picture: Any, level: float) -> Any:
 def _moved(rows: Callable[[float, int], tuple[float, ...]], picture: Any, level: float) -> Any:
     from PIL import Image
 
-    side, grey = picture.size[0], (127, 127, 127)
+    side = picture.size[0]
     shape, how = Image.Transform.AFFINE, Image.Resampling.BILINEAR
-    return picture.transform(picture.size, shape, rows(0.3 * (2 * level - 1), side), resample=how, fillcolor=grey)
+    return picture.transform(picture.size, shape, rows(0.3 * (2 * level - 1), side), resample=how)
 
 
 def _rotated(picture: Any, level: float) -> Any:
     from PIL import Image
 
-    return picture.rotate(45 * (2 * level - 1), resample=Image.Resampling.BILINEAR, fillcolor=(127, 127, 127))
+    return picture.rotate(45 * (2 * level - 1), resample=Image.Resampling.BILINEAR)
 
 
 def _posterized(picture: Any, level: float) -> Any:

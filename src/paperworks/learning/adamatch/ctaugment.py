@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from paperworks.data.augment.images import as_float, uniform
 from paperworks.data.augment.operations import OPERATIONS, Operation, translate_x, translate_y
-from paperworks.data.augment.pixels import cutout
-from paperworks.data.augment.policies import apply_operations
+from paperworks.data.augment.pipeline import apply_operations
+from paperworks.data.augment.pixels import cutout_
 
 DEFAULT_OPS = tuple(OPERATIONS)
 PARAMETERS = 2
@@ -63,6 +63,7 @@ class CTAugment(nn.Module):
         threshold: bins below this part of the largest are left out.
         decay: what a rate keeps of itself per hit.
         translate: by 0.3 of the "side"; "official" moves by 0.3 *pixels*, which does nothing, as the published code.
+        surround: grey value of what moves bring in: black, as in the published code; cutouts take `fill`. None: `fill`.
 
     Raises:
         ValueError: an option out of range.
@@ -80,6 +81,7 @@ class CTAugment(nn.Module):
         threshold: float = 0.8,
         decay: float = 0.99,
         translate: Literal["side", "official"] = "side",
+        surround: float | None = 0.0,
     ):
         super().__init__()
         unknown = [name for name in ops if name not in OPERATIONS]
@@ -92,6 +94,9 @@ class CTAugment(nn.Module):
             )
         if translate not in ("side", "official"):
             raise ValueError(f"translate: expected side or official, got {translate!r}")
+        if surround is not None and not 0 <= surround <= 1:
+            raise ValueError(f"surround: expected a grey value in [0, 1] or None, got {surround}")
+        self.surround = surround
         self.operations = tuple(_translating(OPERATIONS[name], translate) for name in ops)
         self.depth, self.threshold, self.decay = depth, threshold, decay
         widest = max((max(operation.bins, default=1) for operation in self.operations), default=1)
@@ -148,14 +153,16 @@ class CTAugment(nn.Module):
         Raises:
             ValueError: a policy for another number of images.
         """
-        images = as_float(images)
+        images = images if images.dtype == torch.uint8 else as_float(images)
         result = apply_operations(
             images, policy.chosen.to(images.device), policy.levels.to(images.device), operations=self.operations,
-            fill=fill, generator=generator,
+            fill=fill, surround=self.surround, generator=generator,
         )  # fmt: skip
         centre = uniform((len(images), 2), 0, 1, like=result, generator=generator)
-        # At level 0 the square is empty.
-        return cutout(result, policy.final_cutout.to(result), centre, fill=fill)
+        ends = policy.final_cutout.to(images.device)
+        if not bool(ends.any()):
+            return result
+        return cutout_(result, ends.to(result), centre, fill=fill)
 
     def forward(self, images: Tensor, *, fill: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
         """`sample`, then `apply`."""

@@ -207,10 +207,11 @@ class SourceOnly(Adaptation):
         progress: float,
         generator: torch.Generator | None = None,
     ) -> AdaMatchOutput:
-        images, targets, n_source = self._rows(labelled, unlabelled, target_labelled)
+        images, targets, _ = self._rows(labelled, unlabelled, target_labelled)
         logits = _wide(self.model(images))
         known, unknown = logits[: 2 * len(targets)], logits[2 * len(targets) :]
-        supervised = supervised_loss(known[::2], known[1::2], targets, n_source)
+        # All labelled images are of one kind here, also with labelled target images, as in the published code.
+        supervised = supervised_loss(known[::2], known[1::2], targets, len(targets))
         guesses, nothing = unknown.detach()[::2].argmax(1), supervised.new_zeros(())
         mask = torch.zeros_like(guesses, dtype=torch.bool)
         return AdaMatchOutput(supervised, supervised, nothing, mask, nothing + 1, guesses, nothing)
@@ -221,7 +222,8 @@ class FixMatch(Adaptation):
 
     One joint pass; cross-entropy on the weak labelled view only; pseudo-labels on labelled *and* unlabelled images,
     their loss divided by all of them; m_S averages the *true* label frequencies; a fixed threshold; no warm-up of mu.
-    Give it the same strong augmentation as AdaMatch.
+    Give it the same strong augmentation as AdaMatch. A fixed threshold opens late where the domains differ: its masks
+    tell whether training was long enough.
 
     Args:
         threshold: least aligned confidence of a pseudo-label.
@@ -243,13 +245,13 @@ class FixMatch(Adaptation):
         progress: float,
         generator: torch.Generator | None = None,
     ) -> AdaMatchOutput:
-        images, targets, n_source = self._rows(labelled, unlabelled, target_labelled)
+        images, targets, _ = self._rows(labelled, unlabelled, target_labelled)
         logits = _wide(self.model(images))
         weak, strong = logits[::2], logits[1::2]
-        known = weak[: len(targets)]
-        supervised = supervised_loss(known, known, targets, n_source)
+        # Labelled target images are labelled images like others here, as in the published code.
+        supervised = F.cross_entropy(weak[: len(targets)], targets)
         probs = weak.detach().softmax(1)
-        law = F.one_hot(targets[:n_source], self.n_classes).to(probs).mean(0)
+        law = F.one_hot(targets, self.n_classes).to(probs).mean(0)
         source_mean, target_mean = (mean.to(probs) for mean in self.averages.update(law, probs.mean(0)))
         confidence, pseudo_labels = align_distribution(probs, source_mean, target_mean).max(1)
         mask = confidence >= self.threshold

@@ -2,8 +2,19 @@
 
 All arms of a seed share initial weights, batches, augmentation, steps and every hyperparameter: one `Training` for all
 settings, data sets and arms, the paper's except for the length. No target label chooses anything: steps are fixed,
-nothing is tuned, the disjoint test part is scored by the averaged network. `--settings all` adds semi-supervised
-learning and semi-supervised domain adaptation, all references, and a long-tailed target.
+nothing is tuned, the disjoint test part is scored by the averaged network.
+
+A plain run is domain adaptation from fonts to handwritten digits, three arms and four ablations with five seeds: 35
+trainings of 700 steps, which are not to be cut (FixMatch+ opens its masks late). `--settings all` adds USPS and MNIST
+both ways, semi-supervised learning, semi-supervised domain adaptation, a long-tailed target and all references;
+`--pairs`, `--references` add single ones. `--strong simple` gives all arms milder strong views.
+
+FixMatch+ in a pilot (one seed, not counted; its loss equals the official code's, see the tests): after 300 steps 1 % of
+its masks are open, after 700 a third, of which 88 % are right; from step 350 to 500 nine in ten of the pseudo-labels
+that count name the same digit, since a fixed threshold lets the surest class in first. Accuracy .44 after 700 steps,
+below source-only training (.65), which learns from labelled strong views as FixMatch+ does not. With `--strong simple`
+it reaches .69, 35 % of the masks open. AdaMatch, on the first views: .91, 89 % open, 95 % of those right. Strong
+views decide where this baseline stands, so the report names its masks.
 """
 
 from __future__ import annotations
@@ -37,14 +48,14 @@ class Config:
     """Every number of the study."""
 
     settings: Literal["uda", "all"] = "uda"
-    """uda: unsupervised domain adaptation and ablations; all: semi-supervised settings, references, long tail too."""
-    pairs: tuple[str, ...] = PAIRS
-    """Source and target: fonts_digits (embedded), usps_mnist, mnist_usps."""
+    """uda: domain adaptation and ablations; all: all pairs, semi-supervised settings, references, long tail too."""
+    pairs: tuple[str, ...] = ()
+    """Source and target: fonts_digits (embedded), usps_mnist, mnist_usps; default: the first; settings=all: all."""
     arms: tuple[str, ...] = ARMS
     """Arms on every pair: source_only, fixmatch, adamatch."""
     ablations: tuple[str, ...] = ABLATIONS
     """Parts of AdaMatch left out, on the first pair: no_interpolation, no_alignment, true_law, fixed_threshold."""
-    references: tuple[str, ...] = ("fixmatch_twice",)
+    references: tuple[str, ...] = ()
     """Arms without a verdict, on the first pair: oracle, fixmatch_twice, public_ports; settings=all has all of them."""
     mistakes: tuple[str, ...] = MISTAKES
     """What the arm public_ports does wrong: overall_mean, running_statistics, adam, mirror."""
@@ -62,6 +73,8 @@ class Config:
     """SGD's learning rate at the start."""
     tau: float = 0.9
     """Share of the source's mean confidence that a pseudo-label must reach; the threshold itself where it is fixed."""
+    strong: Literal["ctaugment", "simple", "cutout"] = "ctaugment"
+    """Strong views of all arms: ctaugment (the paper's), simple (moves, blur and gain; nothing learned) or cutout."""
     norm_momentum: float = 0.01
     """What running statistics of batch norm take in of each batch."""
     every: int = 100
@@ -77,11 +90,8 @@ class Config:
 
 
 SCALES = {
-    "smoke": Config(
-        pairs=(FONTS,), arms=("source_only", "adamatch"), ablations=(), references=(), per_glyph=1, steps=20, batch=8,
-        every=10,
-    ),
-    "demo": Config(pairs=(FONTS,), ablations=(), references=()),
+    "smoke": Config(arms=("source_only", "adamatch"), ablations=(), per_glyph=1, steps=20, batch=8, every=10),
+    "demo": Config(ablations=()),
     "laptop": Config(),
     "paper": Config(
         settings="all", image_size=32, steps=131_072, batch=64, norm_momentum=0.001, every=1024,
@@ -100,7 +110,7 @@ def load(config: Config, request: Request) -> Loaded:
     if request.path is not None:
         return _load_own(config, request)
     found, notes = {}, []
-    for name in config.pairs:
+    for name in config.pairs or (PAIRS if config.settings == "all" else PAIRS[:1]):
         try:
             found[name] = _load_pair(name, config)
         except DataMissing as missing:

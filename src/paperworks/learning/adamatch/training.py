@@ -17,8 +17,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from paperworks.data.augment import WeakStrong
+from paperworks.data.augment import RandAugment, WeakStrong
 from paperworks.data.augment.images import as_float
+from paperworks.data.augment.policies import StrongAugment
 from paperworks.learning.adamatch.ctaugment import CTAugment, Policy, proximity
 from paperworks.learning.adamatch.loss import AdaMatchOutput, class_indices, quarter_cosine
 from paperworks.learning.adamatch.method import Adaptation
@@ -33,6 +34,9 @@ from paperworks.train.step import Recipe
 
 Watch: TypeAlias = Callable[[int, AdaMatchOutput, Tensor], None]
 _EVALUATED_AT_ONCE = 1024
+STRONG = ("ctaugment", "simple", "cutout")
+# Moves, blur and gain: what keeps a picture's meaning obvious.
+SIMPLE = ("rotate", "shear_x", "shear_y", "rescale", "translate_x", "translate_y", "blur", "brightness")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Training:
         weight_decay: on convolution and linear weights.
         average: what the averaged network keeps of itself per step; less at the start.
         mirror: whether weak views are mirrored; not for digits and letters.
+        strong: the strong view: "ctaugment"; "simple", one of 8 mild operations `depth` times, nothing learned;
+            "cutout". All end with a cutout of half the side.
         depth: operations of the strong view before its cutout.
         optimizer: "sgd"; "adam" is a mistake of public ports, kept for the comparison.
 
@@ -63,6 +69,7 @@ class Training:
     weight_decay: float = 1e-3
     average: float = 0.999
     mirror: bool = False
+    strong: Literal["ctaugment", "simple", "cutout"] = "ctaugment"
     depth: int = 2
     optimizer: Literal["sgd", "adam"] = "sgd"
 
@@ -77,6 +84,8 @@ class Training:
             )
         if not 0 <= self.average < 1 or not 0 <= self.momentum < 1:
             raise ValueError(f"average, momentum: expected parts below 1, got {self.average} and {self.momentum}")
+        if self.strong not in STRONG:
+            raise ValueError(f"strong: expected one of {', '.join(STRONG)}, got {self.strong!r}")
         if self.optimizer not in ("sgd", "adam"):
             raise ValueError(f"optimizer: expected sgd or adam, got {self.optimizer!r}")
 
@@ -137,7 +146,7 @@ class Adapter(nn.Module):
         # Faster on CPUs and GPUs alike.
         method.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.method, self.training_options, self.seed = method, training, seed
-        self.augment = CTAugment(depth=training.depth)
+        self.augment = CTAugment(depth=training.depth) if training.strong == "ctaugment" else None
         self.image_size = image_size
         self.twin = MomentumTwin(method.model, buffers="ema")
         self.averaging = Averaging(training.average, warmup=True)
@@ -183,21 +192,32 @@ class Adapter(nn.Module):
         return output.loss
 
     def _views(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Weak and strong views of all images, made together with the probe, which is then shown and learned from."""
-        n = len(batch["source"])
-        images = torch.cat([batch[name] for name in ("source", "target", "more", "source") if name in batch])
+        """Weak and strong views of all images; CTAugment's probe goes with them, is shown and learned from."""
+        names, n = ["source", "target", "more"], len(batch["source"])
+        if self.augment is None:
+            simple = RandAugment(SIMPLE, depth=self.training_options.depth, final_cutout=True)
+            return self._pairs(
+                batch, names, "cutout" if self.training_options.strong == "cutout" else simple, generator
+            )
+        count = sum(len(batch[name]) for name in names if name in batch)
         probe = self.augment.sample(n, probe=True, generator=generator)
-        policy = self.augment.sample(len(images) - n, generator=generator) + probe
-        views = WeakStrong(
-            self.image_size,
-            weak="shift_mirror" if self.training_options.mirror else "shift",
-            strong=_Planned(self.augment, policy),
-        )
-        weak, strong = views(images, generator=generator)
+        policy = self.augment.sample(count, generator=generator) + probe
+        weak, strong = self._pairs(batch, [*names, "source"], _Planned(self.augment, policy), generator)
         with evaluating(self.twin):
             probs = self.twin(strong[-n:]).float().softmax(1)
         self.augment.update(probe, proximity(probs, batch["labels"]))
         return weak[:-n], strong[:-n]
+
+    def _pairs(
+        self,
+        batch: dict[str, Tensor],
+        names: list[str],
+        strong: StrongAugment | Literal["cutout"],
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        images = torch.cat([batch[name] for name in names if name in batch])
+        weak = "shift_mirror" if self.training_options.mirror else "shift"
+        return WeakStrong(self.image_size, weak=weak, strong=strong)(images, generator=generator)
 
 
 def train(

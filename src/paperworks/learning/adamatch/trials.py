@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paperworks.learning.adamatch.adapt import build_backbone
+from paperworks.learning.adamatch.ctaugment import CTAugment
 from paperworks.learning.adamatch.domains import Domain, Pair
 from paperworks.learning.adamatch.loss import (
     AdaMatchOutput,
@@ -55,8 +56,9 @@ def run_trial(point: Point, seed: int, config: Config, pair: Pair, progress: Pro
         "tuning_trials": 0.0,
         "recipe": recipe_of(training, config),
         "train_seconds": result.seconds,
-        "augment_rates": _rates(adapter.augment),
     }
+    if adapter.augment is not None:
+        found["augment_rates"] = _rates(adapter.augment)
     found |= trace.summary() | _domains(adapter.classifier, pair, seed)
     if known:
         found["accuracy"] = result.evaluations[-1].values["accuracy"]
@@ -73,7 +75,7 @@ def training_of(config: Config, arm: str) -> Training:
     """The one configuration; only the arms that are about it differ: twice the steps, and what public ports do."""
     training = Training(
         steps=config.steps, batch=config.batch, unlabelled_ratio=config.unlabelled_ratio, rate=config.rate,
-        mirror=config.mirror,
+        mirror=config.mirror, strong=config.strong,
     )  # fmt: skip
     if arm == "fixmatch_twice":
         return replace(training, steps=2 * config.steps)
@@ -257,7 +259,7 @@ def _own_facts(model: nn.Module, pair: Pair) -> dict[str, Any]:
     return facts
 
 
-def _rates(augment: Any) -> np.ndarray:
+def _rates(augment: CTAugment) -> np.ndarray:
     """(operations, bins): rates of each operation's first parameter, nan where there is no bin."""
     table, valid = augment.table[:, 0], augment.valid[:, 0]
     return torch.where(valid, table, torch.nan).cpu().numpy().astype(float)
