@@ -13,7 +13,7 @@ section 4.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -47,11 +47,13 @@ def repeated_targets(sources: Sequence[str], outputs: Sequence[str]) -> np.ndarr
         ValueError: lengths differ.
     """
     _same(sources, outputs)
-    keys = [" ".join(output.split()) for output in outputs]
-    receivers: dict[str, set[str]] = {}
-    for key, source in zip(keys, sources, strict=True):
-        receivers.setdefault(key, set()).add(source)
-    return np.array([len(receivers[key]) for key in keys], dtype=np.float64)
+    output = _numbered(" ".join(text.split()) for text in outputs)
+    source = _numbered(sources)
+    if not len(output):
+        return np.zeros(0)
+    different = np.unique(output * (source.max() + 1) + source)
+    receivers = np.bincount(different // (source.max() + 1))
+    return receivers[output].astype(np.float64)
 
 
 def length_ratio(sources: Sequence[str], outputs: Sequence[str]) -> np.ndarray:
@@ -63,6 +65,12 @@ def length_ratio(sources: Sequence[str], outputs: Sequence[str]) -> np.ndarray:
     _same(sources, outputs)
     ratios = [(1 + len(output)) / (1 + len(source)) for source, output in zip(sources, outputs, strict=True)]
     return np.abs(np.log(np.array(ratios, dtype=np.float64)))
+
+
+def _numbered(texts: Iterable[str]) -> np.ndarray:
+    """A number for each different text. (Sets of texts, one an output, would keep the garbage collector busy.)"""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.int64)
 
 
 def _commonest(text: str, n: int) -> int:

@@ -21,6 +21,7 @@ from paperworks.learning.adamatch.loss import DistributionAverages, adamatch_los
 from paperworks.learning.adamatch.method import AdaMatch, interleave
 from paperworks.learning.adamatch.networks import StemBody, cnn5, wide_resnet
 from paperworks.train.batch_statistics import frozen_batch_statistics
+from paperworks.train.devices import multiplies_bfloat16
 
 Call = Callable[[], Any]
 CLASSES = 10
@@ -36,12 +37,12 @@ def workloads(*, quick: bool = False) -> list[Workload]:
             _augmentation(32, target=None, rounds=2),
             _step("cnn5, 16 pixels, n = 4, u = 3", partial(cnn5, CLASSES), (4, 3, 1, 16), low=False, rounds=2),
         ]
-    wide = partial(wide_resnet, CLASSES)
+    wide, low = partial(wide_resnet, CLASSES), multiplies_bfloat16()
     return [
         _augmentation(512, target=5.0, rounds=5),
         _step("cnn5, 16 pixels, n = 32, u = 3", partial(cnn5, CLASSES), (32, 3, 1, 16), low=False, rounds=9),
-        _step("WRN-28-2, 32 pixels, n = 8, u = 1", wide, (8, 1, 3, 32), low=True, target=2.0, rounds=3),
-        _step("WRN-28-2, 32 pixels, n = 8, u = 3", wide, (8, 3, 3, 32), low=True, target=2.0, rounds=3),
+        _step("WRN-28-2, 32 pixels, n = 8, u = 1", wide, (8, 1, 3, 32), low=low, target=2.0, rounds=3),
+        _step("WRN-28-2, 32 pixels, n = 8, u = 3", wide, (8, 3, 3, 32), low=low, target=2.0, rounds=3),
         _loss_share(),
     ]
 
