@@ -11,7 +11,10 @@ from paperworks.data.sentences import split_sentences
     ("text", "expected"),
     [
         ("One. Two! Three? Four", ["One.", "Two!", "Three?", "Four"]),
-        ("Dr. Lee met J. Smith, i.e. the author. They spoke.", ["Dr. Lee met J. Smith, i.e. the author.", "They spoke."]),
+        (
+            "Dr. Lee met J. Smith, i.e. the author. They spoke.",
+            ["Dr. Lee met J. Smith, i.e. the author.", "They spoke."],
+        ),
         ("See Fig. 3 and cf. Eq. 4. It holds.", ["See Fig. 3 and cf. Eq. 4.", "It holds."]),
         ("It rose by 3.5 percent. Then it fell.", ["It rose by 3.5 percent.", "Then it fell."]),
         ("At 5 p.m. we left. At 6 p.m. They came.", ["At 5 p.m. we left.", "At 6 p.m.", "They came."]),
@@ -20,6 +23,7 @@ from paperworks.data.sentences import split_sentences
         ("A title\n\nThe text runs\non. End", ["A title", "The text runs\non.", "End"]),
         ("1. First point. 2. Second point.", ["1. First point.", "2. Second point."]),
         ("So did I. Then we left.", ["So did I.", "Then we left."]),
+        ("No. See No. 5 and pp. 3 to 7. It is art. Really.", ["No.", "See No. 5 and pp. 3 to 7.", "It is art.", "Really."]),
         ("He won (again!). They cheered.", ["He won (again!).", "They cheered."]),
         ("the film . it was long ! was it ?", ["the film .", "it was long !", "was it ?"]),
         ("", []),
@@ -32,7 +36,12 @@ def test_english(text: str, expected: list[str]) -> None:
 
 
 def test_chinese() -> None:
-    assert split_sentences("今天下雨。“真的吗？”他问。是", language="zh") == ["今天下雨。", "“真的吗？”", "他问。", "是"]
+    assert split_sentences("今天下雨。“真的吗？”他问。是", language="zh") == [
+        "今天下雨。",
+        "“真的吗？”",
+        "他问。",
+        "是",
+    ]
 
 
 @given(st.text(alphabet="ab AI.!?…\"')(1\n\t。é", max_size=60), st.sampled_from(["en", "zh"]))

@@ -28,9 +28,11 @@ _INITIAL = re.compile(r"(?:[^\W\d_]\.)+")
 _NUMBER = re.compile(r"\(?(?:\d+|[ivxlc]+|[a-z])[.)]\.?", re.IGNORECASE)
 # What follows these belongs to them; after others (etc., Inc., a.m.) a capital decides.
 _INTRODUCING = frozenset(
-    """adm al approx art capt cf ch chap col comdr dept dr e.g ed eds eq eqn eqs fig figs gen gov hon i.e jr lt maj
-    messrs mr mrs ms mt nr no nos op p pp prof ref refs rep rev sec sen sgt sr st vol vols viz vs""".split()
+    """adm al approx capt cf chap comdr dept dr e.g eds eq eqn eqs fig figs gov hon i.e lt maj messrs mr mrs ms mt prof
+    refs rev sgt st vols viz vs""".split()
 )
+# These are words, or end like them, unless a number follows.
+_NUMBERING = frozenset("art ch col no nos nr op p pp ref sec vol".split())
 
 
 def split_sentences(text: str, *, language: Language = "en") -> list[str]:
@@ -73,7 +75,8 @@ def _english_ends(paragraph: str, text: str) -> Iterator[int]:
     start = 0
     for match in _ENGLISH_END.finditer(paragraph):
         before, after = paragraph[start : match.end()], paragraph[match.end() :].lstrip()
-        if (cased and _opens_small(after)) or (match.group()[0] == "." and _goes_on(before.strip(), match.group())):
+        mark = match.group()
+        if (cased and _opens_small(after)) or (mark[0] == "." and _goes_on(before.strip(), mark, after)):
             continue
         yield match.end()
         start = match.end()
@@ -83,7 +86,7 @@ def _opens_small(after: str) -> bool:
     return after.lstrip(_OPENERS)[:1].islower()
 
 
-def _goes_on(before: str, mark: str) -> bool:
+def _goes_on(before: str, mark: str, after: str) -> bool:
     """Whether the full stop at the end of `before` belongs to its last word."""
     if mark.count(".") > 1:
         return False
@@ -91,4 +94,5 @@ def _goes_on(before: str, mark: str) -> bool:
         return True
     last = before.split()[-1].lstrip(_OPENERS)
     initial = _INITIAL.fullmatch(last) is not None and last.count(".") == 1 and last[0].isupper() and last != "I."
-    return initial or last.removesuffix(mark).lower() in _INTRODUCING
+    word = last.removesuffix(mark).lower()
+    return initial or word in _INTRODUCING or (word in _NUMBERING and after[:1].isdigit())

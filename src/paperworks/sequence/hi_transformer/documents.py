@@ -6,6 +6,7 @@ sentence of its own; what is cut is counted; `truncate` says which part of a doc
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -284,7 +285,7 @@ def _backend(tokenizer: Any) -> tuple[Any, int, int]:
 def _pieces(unit: int, length: int, room: int) -> list[Part]:
     count = max(1, math.ceil(length / room))
     edges = [length * number // count for number in range(count + 1)]
-    return [Part(unit, start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+    return [Part(unit, start, stop) for start, stop in itertools.pairwise(edges)]
 
 
 def _merged(rows: list[Row], room: int) -> list[Row]:
@@ -308,7 +309,7 @@ def _read(row: Row, units: Sequence[str], encodings: Sequence[Any], token: int) 
         spans, numbers = encodings[unit].offsets[start:stop], encodings[unit].word_ids[start:stop]
         texts.append(units[unit][spans[0][0] : spans[-1][1]].strip() if spans else "")
         edges = [at for at in range(len(spans)) if at == 0 or numbers[at] != numbers[at - 1]] + [len(spans)]
-        for first, end in zip(edges, edges[1:], strict=False):
+        for first, end in itertools.pairwise(edges):
             # Pieces of one character have equal spans, so that the text of a word is not the sum of its pieces'.
             text = units[unit][spans[first][0] : spans[end - 1][1]].strip()
             words.append(Word(text, list(range(token + first, token + end))))
