@@ -264,7 +264,10 @@ def test_layout_of_consecutive_document_blocks_equals_the_loops() -> None:
     ("call", "message"),
     [
         ({"tokens": torch.zeros(2, 3, DIM)}, r"tokens: expected \(batch, sentences, words, 16\), got \(2, 3, 16\)"),
-        ({"mask": torch.ones(3, 5, dtype=torch.bool)}, r"mask: expected \(batch, sentences, words\) bool = \(3, 5, 8\)"),
+        (
+            {"mask": torch.ones(3, 5, dtype=torch.bool)},
+            r"mask: expected \(batch, sentences, words\) bool = \(3, 5, 8\)",
+        ),
         ({"mask": torch.ones(3, 5, 8)}, r"mask: expected .* got \(3, 5, 8\) float32"),
         ({"sentence_mask": torch.ones(3, 5, dtype=torch.bool)}, "sentence_mask: keeps sentence 3 of document 0"),
         ({"mask": torch.zeros(3, 5, 8, dtype=torch.bool)}, "mask: document 0 has no word"),

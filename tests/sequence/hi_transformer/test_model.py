@@ -279,17 +279,21 @@ def test_bad_config(options, message) -> None:
 def test_bad_calls() -> None:
     model = make()
     ids, mask = ids_and_mask()
-    with pytest.raises(ValueError, match=r"input_ids: expected \(batch, sentences, words\) or PackedDocuments, got \(3"):
+    with pytest.raises(
+        ValueError, match=r"input_ids: expected \(batch, sentences, words\) or PackedDocuments, got \(3"
+    ):
         model(ids[:, 0])
-    with pytest.raises(ValueError, match=r"mask: expected \(batch, sentences, words\) bool = \(3, 5, 8\), got \(3, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"mask: expected \(batch, sentences, words\) bool = \(3, 5, 8\), got \(3, 5\)"
+    ):
         model(ids, mask=mask.any(-1))
     empty = mask.clone()
     empty[1, :, 1:] = False
     with pytest.raises(ValueError, match="mask: document 1 has no word"):
         model(ids, mask=empty)
-    with pytest.raises(ValueError, match="input_ids: sentence 1 of document 0 has id 9 at its end, expected .* token 2"):
-        wrong = ids.clone()
-        wrong[0, 1, 1] = 9
+    wrong = ids.clone()
+    wrong[0, 1, 1] = 9
+    with pytest.raises(ValueError, match=r"sentence 1 of document 0 has id 9 at its end, expected .* token 2"):
         model(wrong, mask=mask)
     with pytest.raises(ValueError, match="mask: given beside PackedDocuments"):
         model(packed_of(ids, mask), mask=mask)
