@@ -23,7 +23,7 @@ from paperworks.data.sentences import split_sentences
         ("A title\n\nThe text runs\non. End", ["A title", "The text runs\non.", "End"]),
         ("1. First point. 2. Second point.", ["1. First point.", "2. Second point."]),
         ("So did I. Then we left.", ["So did I.", "Then we left."]),
-        ("No. See No. 5 and pp. 3 to 7. It is art. Really.", ["No.", "See No. 5 and pp. 3 to 7.", "It is art.", "Really."]),
+        ("No. See No. 5 and pp. 3 to 7. It is art. So!", ["No.", "See No. 5 and pp. 3 to 7.", "It is art.", "So!"]),
         ("He won (again!). They cheered.", ["He won (again!).", "They cheered."]),
         ("the film . it was long ! was it ?", ["the film .", "it was long !", "was it ?"]),
         ("", []),

@@ -28,11 +28,29 @@ _INITIAL = re.compile(r"(?:[^\W\d_]\.)+")
 _NUMBER = re.compile(r"\(?(?:\d+|[ivxlc]+|[a-z])[.)]\.?", re.IGNORECASE)
 # What follows these belongs to them; after others (etc., Inc., a.m.) a capital decides.
 _INTRODUCING = frozenset(
-    """adm al approx capt cf chap comdr dept dr e.g eds eq eqn eqs fig figs gov hon i.e lt maj messrs mr mrs ms mt prof
-    refs rev sgt st vols viz vs""".split()
+    [
+        "adm",
+        "al",
+        "approx",
+        "capt",
+        "cf",
+        "chap",
+        "comdr",
+        "dept",
+        "dr",
+        "e.g",
+        "eds",
+        "eq",
+        "eqn",
+        "eqs",
+        "fig",
+        "figs",
+    ]
+    + ["gov", "hon", "i.e", "lt", "maj", "messrs", "mr", "mrs", "ms", "mt", "prof", "refs", "rev", "sgt", "st", "vols"]
+    + ["viz", "vs"]
 )
 # These are words, or end like them, unless a number follows.
-_NUMBERING = frozenset("art ch col no nos nr op p pp ref sec vol".split())
+_NUMBERING = frozenset(["art", "ch", "col", "no", "nos", "nr", "op", "p", "pp", "ref", "sec", "vol"])
 
 
 def split_sentences(text: str, *, language: Language = "en") -> list[str]:
