@@ -174,7 +174,7 @@ def test_a_layer_equals_two_of_hat() -> None:
     )
     loaded = {}
     for index, source in enumerate(sources):
-        loaded |= _block_state(state, _Block(index, "S", source))
+        loaded |= _block_state(state, _Block(index, source))
     layer.load_state_dict(loaded)
     for block in layer.stack.blocks:
         block.mixer_residual.norm.eps = block.feed_forward_residual.norm.eps = EPS

@@ -18,6 +18,18 @@ DIM, HEADS, FFN = 16, 4, 24
 DOCUMENTS = [[5, 2, 7], [2], [3, 3, 6, 2]]
 
 
+def many() -> tuple[Tensor, Tensor]:
+    """More lengths of sentences and of documents than there are buckets, so that buckets of both hold padding."""
+    torch.manual_seed(1)
+    counts, lengths = torch.arange(1, 8), 2 + torch.arange(49) * 5 % 13
+    sentences = torch.arange(7) < counts[:, None]
+    mask = (torch.arange(14) < lengths.view(7, 7, 1)) & sentences[..., None]
+    packing = PaddedLayout(mask, None, mask.shape, cls="end", device=mask.device).packing
+    assert any(here.mask is not None for here in packing.sentences)
+    assert any(here.mask is not None for here in packing.documents)
+    return torch.randn(*mask.shape, DIM), mask
+
+
 def ragged(gap: bool = False) -> tuple[Tensor, Tensor]:
     """Tokens (3, M, K, D) and mask; with `gap` one sentence in the middle is padding alone."""
     torch.manual_seed(1)
@@ -79,16 +91,16 @@ def by_loops(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("gap", [False, True])
+@pytest.mark.parametrize("batch", ["few", "gap", "many"])
 @pytest.mark.parametrize("cls", ["end", "start"])
 @pytest.mark.parametrize("options", [{}, {"sentence_depth": 2, "document_depth": 2}, {"interactive": False}])
-def test_layer_equals_loops_without_padding(options, cls, gap) -> None:
+def test_layer_equals_loops_without_padding(options, cls, batch) -> None:
     layer = make(cls=cls, **options)
-    x, mask = ragged(gap)
-    positions = torch.randn(5, DIM)
+    x, mask = many() if batch == "many" else ragged(batch == "gap")
+    positions = torch.randn(mask.shape[1], DIM)
     out = layer(x, mask=mask, positions=positions)
     place = -1 if cls == "end" else 0
-    for document in range(3):
+    for document in range(len(x)):
         kept = mask[document].any(-1)
         sentences = [x[document, index][mask[document, index]] for index in kept.nonzero()[:, 0].tolist()]
         blocks = zip(layer.stack.kinds, map(plain_block, layer.stack.blocks), strict=True)
@@ -103,8 +115,8 @@ def test_layer_equals_loops_without_padding(options, cls, gap) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("cls", ["end", "start"])
 def test_packed_equals_padded(cls) -> None:
-    layer, (x, mask) = make(cls=cls), ragged()
-    positions = torch.randn(5, DIM)
+    layer, (x, mask) = make(cls=cls), many()
+    positions = torch.randn(7, DIM)
     padded = layer(x, mask=mask, positions=positions)
     layout = PaddedLayout(mask, None, mask.shape, cls=cls, device=x.device)
     assert len(layout.packing.sentences) > 2
@@ -117,16 +129,17 @@ def test_packed_equals_padded(cls) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("poison", [float("nan"), 1e4])
 def test_padding_never_matters(poison) -> None:
-    layer, (x, mask) = make(), ragged()
+    layer, (x, mask) = make(), many()
+    batch, sentences, words = mask.shape
     expected = layer(x, mask=mask)
-    wider = torch.full((3, 7, 11, DIM), poison)
-    kept = torch.zeros(3, 7, 11, dtype=torch.bool)
-    wider[:, :5, :8] = torch.where(mask[..., None], x, poison)
-    kept[:, :5, :8] = mask
+    wider = torch.full((batch, sentences + 2, words + 3, DIM), poison)
+    kept = torch.zeros(wider.shape[:3], dtype=torch.bool)
+    wider[:, :sentences, :words] = torch.where(mask[..., None], x, poison)
+    kept[:, :sentences, :words] = mask
     out = layer(wider, mask=kept)
-    torch.testing.assert_close(out.tokens[:, :5, :8], expected.tokens)
-    torch.testing.assert_close(out.sentences[:, :5], expected.sentences)
-    torch.testing.assert_close(out.document_aware[:, :5], expected.document_aware)
+    torch.testing.assert_close(out.tokens[:, :sentences, :words], expected.tokens)
+    torch.testing.assert_close(out.sentences[:, :sentences], expected.sentences)
+    torch.testing.assert_close(out.document_aware[:, :sentences], expected.document_aware)
     assert bool(out.tokens.isfinite().all())
 
 

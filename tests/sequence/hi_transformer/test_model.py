@@ -17,13 +17,16 @@ from paperworks.testing import peak_bytes
 VOCABULARY, CLS_ID = 40, 2
 SIZES = {"vocab_size": VOCABULARY, "dim": 16, "heads": 4, "ffn_dim": 24, "max_sentence_length": 8, "max_sentences": 6}
 DOCUMENTS = [[5, 2, 7], [2], [3, 8, 6, 2]]
+# More lengths of sentences and of documents than buckets: both levels are padded within buckets.
+MANY = [[2 + (count * 5 + index * 3) % 13 for index in range(count)] for count in range(1, 7)]
 
 
-def ids_and_mask(cls: str = "end") -> tuple[Tensor, Tensor]:
+def ids_and_mask(cls: str = "end", documents: list[list[int]] = DOCUMENTS) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(5, VOCABULARY, (3, 5, 8), generator=generator)
-    mask = torch.zeros(3, 5, 8, dtype=torch.bool)
-    for document, lengths in enumerate(DOCUMENTS):
+    sizes = (len(documents), max(map(len, documents)) + 1, max(map(max, documents)))
+    ids = torch.randint(5, VOCABULARY, sizes, generator=generator)
+    mask = torch.zeros(*sizes, dtype=torch.bool)
+    for document, lengths in enumerate(documents):
         for sentence, length in enumerate(lengths):
             mask[document, sentence, :length] = True
             ids[document, sentence, length - 1 if cls == "end" else 0] = CLS_ID
@@ -127,6 +130,23 @@ def test_packed_equals_padded_and_documents_are_independent(options) -> None:
         torch.testing.assert_close(alone.document[0], padded.document[document], atol=1e-5, rtol=1e-5)
     order = torch.tensor([2, 0, 1])
     torch.testing.assert_close(model(ids[order], mask=mask[order]).document, padded.document[order])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pooling", ["attentive", "mean"])
+def test_documents_alone_and_in_padded_buckets(pooling) -> None:
+    model = make(max_sentence_length=15, pooling=pooling)
+    ids, mask = ids_and_mask(documents=MANY)
+    packed = packed_of(ids, mask)
+    assert any(here.mask is not None for here in packed.packing.sentences)
+    assert any(here.mask is not None for here in packed.packing.documents)
+    together, out = model(packed), model(ids, mask=mask)
+    for document, lengths in enumerate(MANY):
+        alone = model(packed_of(ids[document : document + 1], mask[document : document + 1]))
+        torch.testing.assert_close(together.document[document], alone.document[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(out.document[document], alone.document[0], atol=1e-5, rtol=1e-5)
+        weights = out.sentence_weights[document, : len(lengths)]
+        torch.testing.assert_close(weights, alone.sentence_weights, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -64,10 +64,9 @@ SENTENCE_LENGTH = 128
 
 
 class _Block(NamedTuple):
-    """Place among all blocks, kind, and where its weights are stored."""
+    """Place among all blocks, and where its weights are stored."""
 
-    index: int
-    kind: str
+    number: int
     source: str
 
 
@@ -212,7 +211,7 @@ def _blocks(layout: str, depth: int, hat: bool) -> list[_Block]:
             sentence_blocks += kind == "S"
             level = {"S": "sentence_encoder", "D": "document_encoder"}[kind]
             source = f"encoder.layer.{number}.{level}" if hat else f"encoder.layer.{sentence_blocks - 1}"
-            blocks.append(_Block(len(blocks), kind, source))
+            blocks.append(_Block(len(blocks), source))
     if not hat and sentence_blocks > depth:
         raise ValueError(f"layout: {layout!r} has {sentence_blocks} sentence blocks, the encoder has {depth} layers")
     return blocks
@@ -252,9 +251,9 @@ def _block_state(state: Mapping[str, Tensor], block: _Block) -> dict[str, Tensor
     loaded = {}
     for part in ("weight", "bias"):
         rows = [_take(state, f"{block.source}.attention.self.{name}.{part}") for name in _PROJECTIONS]
-        loaded[f"stack.blocks.{block.index}.mixer.qkv.{part}"] = torch.cat(rows)
+        loaded[f"stack.blocks.{block.number}.mixer.qkv.{part}"] = torch.cat(rows)
         for theirs, ours in _BLOCK.items():
-            loaded[f"stack.blocks.{block.index}.{ours}.{part}"] = _take(state, f"{block.source}.{theirs}.{part}")
+            loaded[f"stack.blocks.{block.number}.{ours}.{part}"] = _take(state, f"{block.source}.{theirs}.{part}")
     return loaded
 
 

@@ -132,8 +132,9 @@ class DocumentTokenizer:
             raise ValueError(f"cls: expected one of {', '.join(get_args(Place))}, got {cls!r}")
         self._backend, self.cls_id, self.pad_id = _backend(tokenizer)
         self.max_sentence_length, self.max_sentences = max_sentence_length, max_sentences
-        self.merge_short, self.truncate, self.cls = merge_short, truncate, cls
-        self.language, self.widths = language, widths
+        self.merge_short, self.truncate, self.widths = merge_short, truncate, widths
+        self.cls: Place = cls
+        self.language: Language = language
 
     def __call__(
         self,
@@ -196,7 +197,8 @@ class DocumentTokenizer:
             return list(units), None
         if isinstance(texts, str):
             raise ValueError(f"texts: expected a list of texts, got one text: {texts[:40]!r}")
-        return [split_sentences(text, language=self.language) for text in texts or ()], SPLITTER_VERSION
+        documents: list[Sequence[str]] = [split_sentences(text, language=self.language) for text in texts or ()]
+        return documents, SPLITTER_VERSION
 
     def _kept(self, rows: list[Row], document: int) -> list[Row]:
         excess = len(rows) - self.max_sentences

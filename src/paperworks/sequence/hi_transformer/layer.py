@@ -190,7 +190,8 @@ class HiLayer(nn.Module):
             return AttentionMixing(dim, heads, dropout=dropout)
 
         first = "S" * sentence_depth
-        self.dim, self.cls = dim, cls
+        self.dim = dim
+        self.cls: Place = cls
         self.stack = HiStack(
             first + "D" * document_depth + (first if interactive else ""),
             dim=dim,

@@ -168,7 +168,7 @@ class HiTransformer(nn.Module):
             init=init,
             dropout=config.dropout,
         )
-        self.embedding.norm.eps = config.norm_eps  # pyright: ignore[reportAttributeAccessIssue]
+        self.embedding.norm.eps = config.norm_eps  # pyright: ignore[reportArgumentType]
         self.stack = _stack(config)
         tables = self.stack.entrances if config.sentence_positions == "layer" else min(1, self.stack.entrances)
         self.sentence_position = nn.ModuleList(nn.Embedding(config.max_sentences, config.dim) for _ in range(tables))
