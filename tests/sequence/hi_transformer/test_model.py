@@ -188,6 +188,21 @@ def test_a_sentence_without_words_is_seen_but_not_pooled() -> None:
     assert out.sentences[0, 3].abs().sum() > 0
 
 
+@torch.no_grad()
+def test_bfloat16() -> None:
+    model = make()
+    ids, mask = ids_and_mask()
+    expected = model(ids, mask=mask)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model(ids, mask=mask)
+    whole = model.to(torch.bfloat16)(ids, mask=mask)
+    assert whole.document.dtype == whole.sentences.dtype == torch.bfloat16
+    for got in (mixed, whole):
+        for name in ("document", "sentences", "tokens"):
+            one, two = getattr(got, name).float(), getattr(expected, name)
+            assert (one - two).norm() < 0.04 * two.norm(), name
+
+
 def test_tables_of_positions() -> None:
     assert len(make().sentence_position) == 1
     assert len(make(sentence_positions="layer").sentence_position) == 2
