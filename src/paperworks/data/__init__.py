@@ -44,6 +44,7 @@ __getattr__, __dir__, __all__ = attach(
         "read_text_classification": "text",
         "rgbd_samples": "depth",
         "sklearn_responses": "sklearn_responses",
+        "split_sentences": "sentences",
         "sst2": "text_benchmarks",
         "stdlib_text": "stdlib_text",
         "subjectivity": "text_benchmarks",

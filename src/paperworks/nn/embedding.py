@@ -24,7 +24,8 @@ class TextEmbedding(nn.Module):
         types: number of token types; 0: none.
         positions: "learned", or "none" for encoders whose mixers know positions themselves.
         init: word vectors (vocab_size, embed_dim or dim) to start from; rows of the table in the order of ids.
-        norm: LayerNorm (eps 1e-12) after the sum.
+        norm: LayerNorm after the sum.
+        norm_eps: added to its variance; BERT's and FNet's 1e-12, RoBERTa's 1e-5.
 
     Shapes: ids (B, N) integers -> (B, N, dim). Tables are drawn from normal(0.02), the dense layer is lecun normal.
 
@@ -44,6 +45,7 @@ class TextEmbedding(nn.Module):
         positions: Positions = "learned",
         init: Any = None,
         norm: bool = True,
+        norm_eps: float = 1e-12,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
@@ -56,7 +58,7 @@ class TextEmbedding(nn.Module):
         self.word = nn.Embedding(vocab_size, width)
         self.position = nn.Embedding(max_length, width) if positions == "learned" else None
         self.token_type = nn.Embedding(types, width) if types else None
-        self.norm = nn.LayerNorm(width, eps=1e-12) if norm else nn.Identity()
+        self.norm = nn.LayerNorm(width, eps=norm_eps) if norm else nn.Identity()
         self.projection = nn.Identity() if embed_dim is None else nn.Linear(width, dim)
         self.dropout = nn.Dropout(dropout)
         normal_init(self)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+from paperworks.nn.pretrained import read_pretrained
 
 _SIZES = {
     "vocab_size": "vocab_size",
@@ -74,22 +72,10 @@ def read_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         ValueError: nothing there, another model's configuration, unknown or contradictory keys.
     """
-    config, weights = _locate(name_or_path)
-    sizes = convert_config(json.loads(config.read_text()))
-    trunk, heads = convert_state(_load(weights))
+    config, state = read_pretrained(name_or_path)
+    sizes = convert_config(config)
+    trunk, heads = convert_state(state)
     return Checkpoint(sizes, trunk, heads)
-
-
-def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: str | os.PathLike[str]) -> None:
-    """Load all of a model's tensors.
-
-    Raises:
-        ValueError: tensors are missing or of another shape than config.json says.
-    """
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{source}: the weights do not fit config.json. {error}") from error
 
 
 def convert_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,41 +135,3 @@ def _check_copy(state: Mapping[str, Tensor], name: str) -> None:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """The files `config.json` and weights."""
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        return _fetch(str(name_or_path))
-    if not (folder / "config.json").exists():
-        raise ValueError(f"{folder}: config.json missing; save with model.save_pretrained(folder)")
-    for name in _WEIGHTS:
-        if (folder / name).exists():
-            return folder / "config.json", folder / name
-    raise ValueError(f"{folder}: expected {' or '.join(_WEIGHTS)}, found neither")
-
-
-def _fetch(name: str) -> tuple[Path, Path]:
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
-    except ImportError as error:
-        raise ValueError(f"{name}: no such folder, and fetching needs `pip install huggingface_hub`") from error
-    try:
-        config = hf_hub_download(name, "config.json")
-        try:
-            weights = hf_hub_download(name, _WEIGHTS[0])
-        except EntryNotFoundError:
-            weights = hf_hub_download(name, _WEIGHTS[1])
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name}: no such folder, and the Hugging Face hub did not give it ({error})") from error
-    return Path(config), Path(weights)
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)

@@ -35,7 +35,8 @@ from paperworks.nn import (
 )
 from paperworks.nn.heads import TextModel
 from paperworks.nn.pooling import FirstPooling
-from paperworks.sequence.fnet.checkpoint import load_weights, read_checkpoint
+from paperworks.nn.pretrained import load_weights
+from paperworks.sequence.fnet.checkpoint import read_checkpoint
 from paperworks.sequence.fnet.layouts import Layout, hybrid_layout
 from paperworks.sequence.fnet.mixers import FourierMixing
 from paperworks.sequence.fnet.mixing import Padding

@@ -16,16 +16,15 @@ Reference: Chalkidis et al., An Exploration of Hierarchical Attention Transforme
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from paperworks.nn.pretrained import load_weights, read_pretrained
 from paperworks.sequence.hi_transformer.layout import parse_layout
 from paperworks.sequence.hi_transformer.model import HiTransformer, HiTransformerConfig
 
@@ -125,22 +124,14 @@ def from_encoder(
 
 def _load(model: HiTransformer, loaded: dict[str, Tensor], source: str | os.PathLike[str]) -> None:
     fresh = {name: value for name, value in model.state_dict().items() if "_pooling." in name}
-    try:
-        model.load_state_dict(loaded | fresh)
-    except RuntimeError as error:
-        raise ValueError(f"{source}: the weights do not fit config.json. {error}") from error
+    load_weights(model, loaded | fresh, source=source)
 
 
 def _read(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The configuration, and the weights of the trunk without prefix; all keys known."""
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        folder = _fetched(str(name_or_path))
-    if not (folder / "config.json").exists():
-        raise ValueError(f"{name_or_path}: config.json missing; save with model.save_pretrained(folder)")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config, tensors = read_pretrained(name_or_path)
     _check_config(config)
-    state = {_PREFIX.sub("", name, count=1): tensor for name, tensor in _tensors(folder).items()}
+    state = {_PREFIX.sub("", name, count=1): tensor for name, tensor in tensors.items()}
     trunk = {name: tensor for name, tensor in state.items() if name.startswith(("embeddings.", "encoder."))}
     trunk = {name: tensor for name, tensor in trunk.items() if not _DERIVED.fullmatch(name)}
     if unknown := [name for name in trunk if not _KNOWN.fullmatch(name)]:
@@ -162,27 +153,6 @@ def _check_config(config: Mapping[str, Any]) -> None:
     needed = [*_SIZES, "num_hidden_layers", *(["encoder_layout"] if config["model_type"] == HAT else [])]
     if missing := [name for name in needed if name not in config]:
         raise ValueError(f"config.json: {', '.join(missing)} missing")
-
-
-def _tensors(folder: Path) -> dict[str, Tensor]:
-    if (folder / "model.safetensors").exists():
-        from safetensors.torch import load_file
-
-        return load_file(folder / "model.safetensors")
-    if (folder / "pytorch_model.bin").exists():
-        return torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
-    raise ValueError(f"{folder}: expected model.safetensors or pytorch_model.bin, found neither")
-
-
-def _fetched(name: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ValueError(f"{name}: no such folder, and fetching needs `pip install huggingface_hub`") from error
-    try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors", "pytorch_model.bin"]))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name}: no such folder, and the Hugging Face hub did not give it ({error})") from error
 
 
 def _cls_id(config: Mapping[str, Any]) -> int:

@@ -166,9 +166,9 @@ class HiTransformer(nn.Module):
             max_length=config.max_sentence_length,
             types=config.types,
             init=init,
+            norm_eps=config.norm_eps,
             dropout=config.dropout,
         )
-        self.embedding.norm.eps = config.norm_eps  # pyright: ignore[reportArgumentType]
         self.stack = _stack(config)
         tables = self.stack.entrances if config.sentence_positions == "layer" else min(1, self.stack.entrances)
         self.sentence_position = nn.ModuleList(nn.Embedding(config.max_sentences, config.dim) for _ in range(tables))

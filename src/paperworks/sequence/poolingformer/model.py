@@ -170,16 +170,15 @@ class QuestionAnswering(TextModel):
 
 
 def _embedding(config: PoolingformerConfig) -> TextEmbedding:
-    embedding = TextEmbedding(
+    return TextEmbedding(
         config.vocab_size,
         config.dim,
         max_length=config.max_length,
         types=config.types,
         positions=config.positions,
+        norm_eps=config.norm_eps,
         dropout=config.dropout,
     )
-    embedding.norm.eps = config.norm_eps  # pyright: ignore[reportArgumentType]
-    return embedding
 
 
 def _encoder(config: PoolingformerConfig) -> MixerEncoder:
