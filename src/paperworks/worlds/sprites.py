@@ -162,8 +162,8 @@ def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 def _pixels(centre: tuple[float, float], size: tuple[int, int]) -> tuple[Array, Array]:
     """Where the pixels' middles are as seen from the shape's: (1, W) and (H, 1)."""
-    height, width = size
-    return np.arange(width)[None] + 0.5 - centre[0], np.arange(height)[:, None] + 0.5 - centre[1]
+    across, down = (np.arange(count, dtype=np.float64) + 0.5 for count in size[::-1])
+    return across[None] - centre[0], down[:, None] - centre[1]
 
 
 def _rotation(angle: float) -> Array:
