@@ -16,6 +16,24 @@ settings.load_profile("paperworks")
 TOY = Path(__file__).parent / "toy"
 
 
+@pytest.fixture(scope="session")
+def benchmark_data():
+    """benchmark_data(name) -> the folder of benchmark data, which a test asks for before it reads them.
+
+    The only tests that are skipped for want of data are those of a machine where no folder is named. A folder that is
+    named must hold what is asked for: otherwise these tests would be left out unseen.
+    """
+    named = os.environ.get("PAPERWORKS_DATA")
+
+    def folder(name):
+        if not named:
+            pytest.skip("benchmark data: PAPERWORKS_DATA names no folder")
+        assert (Path(named) / name).is_dir(), f"PAPERWORKS_DATA: {named} does not hold {name}"
+        return Path(named) / name
+
+    return folder
+
+
 @pytest.fixture
 def toy(monkeypatch):
     """The toy paper, a room outside the package, reachable in this process and in worker processes."""

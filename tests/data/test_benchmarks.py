@@ -5,7 +5,6 @@ import functools
 import gzip
 import hashlib
 import http.server
-import os
 import threading
 import zipfile
 from pathlib import Path
@@ -24,7 +23,6 @@ from paperworks.data.benchmarks import (
 from paperworks.data.errors import DataCorrupt, DataMissing
 
 CONTENT = b"text,label\n" + b"good,1\n" * 100
-OWN = Path(os.environ.get("PAPERWORKS_DATA", "nowhere"))
 
 
 @pytest.fixture
@@ -211,15 +209,14 @@ def test_the_registry_is_sound():
 
 
 @pytest.mark.parametrize("name", ["ag_news_test", "movie_reviews", "nlu_irt", "sst2", "subjectivity"])
-def test_files_at_hand_are_the_registered_ones(name):
-    if not (OWN / name).is_dir():
-        pytest.skip(f"PAPERWORKS_DATA does not hold {name}")
+def test_files_at_hand_are_the_registered_ones(benchmark_data, name):
+    benchmark_data(name)
     states = {status.file: status.state for status in verify_benchmark(name)}
     assert "ok" in states.values()
     assert "corrupt" not in states.values()
 
 
-@pytest.mark.skipif(not (OWN / "movie_reviews").is_dir(), reason="PAPERWORKS_DATA does not hold movie_reviews")
-def test_movie_reviews_has_a_thousand_of_each():
+def test_movie_reviews_has_a_thousand_of_each(benchmark_data):
+    benchmark_data("movie_reviews")
     for label in ("neg", "pos"):
         assert len(benchmark_members("movie_reviews", "movie_reviews.zip", f"movie_reviews/{label}/*.txt")) == 1000

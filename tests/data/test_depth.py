@@ -212,11 +212,9 @@ def test_unfit_folders_are_named(tmp_path):
         DepthPairs.of(np.zeros((1, 3, 4, 4)), np.ones((1, 4, 4)))
 
 
-def test_benchmark_frames_have_depth_without_holes():
-    try:
-        pairs = rgbd_samples()
-    except DataMissing as missing:
-        pytest.skip(str(missing))
+def test_benchmark_frames_have_depth_without_holes(benchmark_data):
+    benchmark_data("rgbd_samples")
+    pairs = rgbd_samples()
     assert pairs.images.shape == (2, 3, 480, 640)
     assert 0.5 < pairs.depths.min() < pairs.depths.max() < 10
 

@@ -223,19 +223,13 @@ def test_block_graphs_are_homophilous_as_asked():
     assert len(np.unique(graph.edges, axis=1).T) == graph.edges.shape[1]
 
 
-def benchmark(load, name):
-    try:
-        return load(name)
-    except DataMissing as missing:
-        pytest.skip(f"benchmark data: {missing}")
-
-
 @pytest.mark.parametrize(
     ("name", "nodes", "edges", "features", "train", "unknown"),
     [("cora", 2708, 10_556, 1433, 140, 0), ("citeseer", 3327, 9104, 3703, 120, 15)],
 )
-def test_planetoid(name, nodes, edges, features, train, unknown):
-    graph = benchmark(planetoid, name)
+def test_planetoid(benchmark_data, name, nodes, edges, features, train, unknown):
+    benchmark_data("planetoid")
+    graph = planetoid(name)
     assert (graph.num_nodes, graph.edges.shape[1], graph.features.shape[1]) == (nodes, edges, features)
     assert [len(graph.nodes(0, part)) for part in (TRAIN, VAL, TEST)] == [train, 500, 1000]
     assert (graph.labels < 0).sum() == unknown
@@ -257,8 +251,9 @@ def test_planetoid(name, nodes, edges, features, train, unknown):
         ("tolokers", 11_758, 1_038_000, [0.50, 0.25, 0.25]),
     ],
 )
-def test_heterophilous(name, nodes, edges, split):
-    graph = benchmark(heterophilous, name)
+def test_heterophilous(benchmark_data, name, nodes, edges, split):
+    benchmark_data("heterophilous_graphs")
+    graph = heterophilous(name)
     assert (graph.num_nodes, graph.edges.shape[1], len(graph.splits)) == (nodes, edges, 10)
     shares = [(graph.splits == part).mean() for part in (TRAIN, VAL, TEST)]
     assert np.allclose(shares, split, atol=0.01)

@@ -1,17 +1,9 @@
 """The paper's own table: size, order, families, and that both ways of reading it agree."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from paperworks.data.nlu_irt import RESPONDERS, TASKS, authors_files, family, load_nlu_irt, load_nlu_irt_sets
-
-FOLDER = Path(os.environ.get("PAPERWORKS_DATA", "-")) / "nlu_irt"
-needs_data = pytest.mark.skipif(
-    not (FOLDER / "responses.parquet").exists(), reason="needs nlu_irt in the folder named by PAPERWORKS_DATA"
-)
 
 
 @pytest.mark.parametrize(
@@ -36,11 +28,15 @@ def test_ninety_responders_of_ten_families():
 
 
 @pytest.fixture(scope="module")
-def paper():
+def folder(benchmark_data):
+    return benchmark_data("nlu_irt")
+
+
+@pytest.fixture(scope="module")
+def paper(folder):
     return load_nlu_irt()
 
 
-@needs_data
 def test_size_and_groups(paper):
     assert paper.responses.shape == (90, 82_756)
     assert paper.responses.group_names == tuple(TASKS)
@@ -50,7 +46,6 @@ def test_size_and_groups(paper):
     )
 
 
-@needs_data
 def test_orders_are_those_of_the_authors_files(paper):
     import pandas as pd
 
@@ -59,16 +54,14 @@ def test_orders_are_those_of_the_authors_files(paper):
     assert pd.read_parquet(items, columns=["item"])["item"].tolist() == list(paper.responses.items)
 
 
-@needs_data
-def test_the_tasks_are_those_of_the_release():
+def test_the_tasks_are_those_of_the_release(folder):
     import pandas as pd
 
-    tasks = pd.read_csv(FOLDER / "tasks.csv")
+    tasks = pd.read_csv(folder / "tasks.csv")
     listed = {row["jiant_name"]: (row["format"], row["year"]) for row in tasks.to_dict("records")}
     assert listed == TASKS
 
 
-@needs_data
 def test_the_release_s_tables_give_the_same_answers(paper):
     names = ("cb", "copa", "rte", "wsc")
     tables = load_nlu_irt_sets(names)

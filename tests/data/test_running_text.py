@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -62,10 +59,8 @@ def test_the_generated_text_copies_at_the_distances_that_it_says():
     assert copying_text(60_000, seed=4).fingerprint != text.fingerprint
 
 
-@pytest.mark.skipif(
-    not (Path(os.environ.get("PAPERWORKS_DATA", "nowhere")) / "tiny_shakespeare").is_dir(), reason="needs the benchmark"
-)
-def test_tiny_shakespeare():
+def test_tiny_shakespeare(benchmark_data):
+    benchmark_data("tiny_shakespeare")
     text = tiny_shakespeare()
     assert len(text.train) + len(text.validation) == 1_115_394
     assert text.characters == len(text.validation) == 111_539

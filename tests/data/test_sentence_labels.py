@@ -83,11 +83,9 @@ def test_generated_labels_are_those_of_the_last_signal():
         switching_text(3)
 
 
-def test_csabstruct_as_it_is_distributed():
-    try:
-        data = csabstruct()
-    except DataMissing as missing:
-        pytest.skip(str(missing))
+def test_csabstruct_as_it_is_distributed(benchmark_data):
+    benchmark_data("csabstruct")
+    data = csabstruct()
     assert data.classes == ("background", "method", "objective", "other", "result")
     assert len(data.parts["train"]) + len(data.parts["held"]) == 1_668
     assert (data.sentences("dev"), data.sentences("test")) == (2_026, 1_349)

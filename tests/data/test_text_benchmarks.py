@@ -1,24 +1,24 @@
 """The public text tasks: sizes of the papers, sound labels, parts that do not overlap."""
 
-import os
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from paperworks.data.text_benchmarks import ag_news, seeded_split, sst2, subjectivity
 
-OWN = Path(os.environ.get("PAPERWORKS_DATA", "nowhere"))
-AT_HAND = all((OWN / name).is_dir() for name in ("ag_news_test", "sst2", "subjectivity"))
-needs_data = pytest.mark.skipif(not AT_HAND, reason="PAPERWORKS_DATA does not hold AG News, SST-2 and Subjectivity")
+
+@pytest.fixture
+def texts(benchmark_data):
+    for name in ("ag_news_test", "sst2", "subjectivity"):
+        benchmark_data(name)
 
 
 def sizes(data):
     return tuple(len(data.part(part)[0]) for part in ("train", "dev", "test"))
 
 
-@needs_data
+@pytest.mark.usefixtures("texts")
 def test_ag_news():
     data = ag_news()
     assert sizes(data) == (5_400, 600, 1_600)
@@ -29,7 +29,7 @@ def test_ag_news():
     assert not any("\\" in text or "\n" in text for text in data.texts)
 
 
-@needs_data
+@pytest.mark.usefixtures("texts")
 def test_sst2():
     data = sst2()
     assert sizes(data) == (6_920, 872, 1_821)
@@ -39,7 +39,7 @@ def test_sst2():
     assert Counter(data.part("test")[1].tolist()) == {0: 912, 1: 909}
 
 
-@needs_data
+@pytest.mark.usefixtures("texts")
 def test_subjectivity():
     data = subjectivity()
     assert sizes(data) == (7_200, 800, 2_000)
@@ -48,7 +48,7 @@ def test_subjectivity():
     assert data.classes[data.labels[0]] == "objective"
 
 
-@needs_data
+@pytest.mark.usefixtures("texts")
 def test_the_seed_decides_the_parts_and_nothing_else():
     first, again, other = ag_news(seed=1), ag_news(seed=1), ag_news(seed=2)
     assert first.fingerprint == again.fingerprint != other.fingerprint
@@ -56,7 +56,7 @@ def test_the_seed_decides_the_parts_and_nothing_else():
     assert (first.split != other.split).mean() > 0.2
 
 
-@needs_data
+@pytest.mark.usefixtures("texts")
 @pytest.mark.parametrize(("load", "repeated"), [(ag_news, 0), (sst2, 2), (subjectivity, 0)])
 def test_repeated_texts_are_counted_in_the_notes(load, repeated):
     data = load()

@@ -1,8 +1,6 @@
 """The door for time series: every form reads to the same series, and what is wrong is named with file and row."""
 
 import gzip
-import os
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,10 +9,6 @@ import pytest
 from paperworks.data.errors import DataCorrupt, DataError, DataMissing
 from paperworks.data.time_series import read_time_series, uea_series
 
-OWN = Path(os.environ.get("PAPERWORKS_DATA", "nowhere"))
-needs_uea = pytest.mark.skipif(
-    not (OWN / "uea_time_series").is_dir(), reason="PAPERWORKS_DATA does not hold uea_time_series"
-)
 HEAD = "# a comment\n@problemName toy\n@timeStamps false\n@classLabel true up down\n@data\n"
 TS = HEAD + "1,2,3:4,5,6:up\n7,8:9,10:down\n0,?,2:1,?,3:up\n"
 
@@ -161,8 +155,8 @@ def test_a_split_takes_its_share_of_every_class(tmp_path):
         series.select([*range(40), 47, 48, 49]).with_split(test=0.3, seed=0)
 
 
-@needs_uea
-def test_the_uea_sets():
+def test_the_uea_sets(benchmark_data):
+    benchmark_data("uea_time_series")
     vowels, motions = uea_series("JapaneseVowels"), uea_series("BasicMotions")
     assert (len(vowels.part("train")), len(vowels.part("test"))) == (270, 370)
     assert vowels.x.shape == (640, 29, 12)

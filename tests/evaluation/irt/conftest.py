@@ -1,6 +1,5 @@
 """The paper's own response table and fitted posterior, where they are on this machine."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +15,9 @@ class Paper:
 
 
 @pytest.fixture(scope="session")
-def nlu_irt():
+def nlu_irt(benchmark_data):
     """The 90 x 82,756 table with the authors' fit (responders in the table's order)."""
-    folder = Path(os.environ.get("PAPERWORKS_DATA", "-")) / "nlu_irt"
-    if not (folder / "responses.parquet").exists():
-        pytest.skip("needs the nlu_irt benchmark in the folder named by PAPERWORKS_DATA")
+    folder = benchmark_data("nlu_irt")
     import pandas as pd
 
     from paperworks.evaluation.irt import IRTFit, Responses

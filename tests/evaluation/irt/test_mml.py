@@ -240,6 +240,18 @@ def test_agrees_with_girth_on_a_large_sample():
     np.testing.assert_allclose(ours.params[1], theirs["Difficulty"], atol=0.08)
 
 
+def test_is_mirt_s_fit_of_the_law_school_test():
+    """Slopes, intercepts and log-likelihood that mirt 1.47.5 (R) prints for its LSAT7 (Bock and Lieberman, 1970)."""
+    counts = "12 19 1 7 3 19 3 17 10 5 3 7 7 23 8 28 7 39 11 34 14 51 15 90 6 25 7 35 18 136 32 308"
+    patterns = np.array([[int(answer) for answer in f"{number:05b}"] for number in range(32)], dtype=np.uint8)
+    answers = np.repeat(patterns, [int(count) for count in counts.split()], axis=0)
+    fit = mml_fit(answers, model="2pl", priors=Priors.none(), tol=1e-6)
+    a, b = np.exp(fit.params[0]), fit.params[1]
+    np.testing.assert_allclose(a, [0.988, 1.081, 1.706, 0.765, 0.736], atol=1.5e-3)
+    np.testing.assert_allclose(-a * b, [1.856, 0.808, 1.804, 0.486, 1.855], atol=1.5e-3)
+    assert fit.objective[-1] == pytest.approx(-2658.805, abs=6e-4)
+
+
 def test_is_more_likely_than_girth_on_rte(nlu_irt):
     girth = pytest.importorskip("girth")
     rte = nlu_irt.responses.select(items=nlu_irt.responses.groups == "rte")

@@ -5,7 +5,6 @@ import warnings
 import pytest
 import torch
 
-from paperworks.data.errors import DataMissing
 from paperworks.data.graph_benchmarks import heterophilous
 from paperworks.graphs.gatv2.convs import GATv2Conv
 from paperworks.graphs.gatv2.graph import CSRGraph
@@ -56,11 +55,9 @@ def test_time_is_linear_in_edges():
 
 
 @pytest.fixture(scope="module")
-def tolokers():
-    try:
-        data = heterophilous("tolokers")
-    except DataMissing as missing:
-        pytest.skip(f"benchmark data: {missing}")
+def tolokers(benchmark_data):
+    benchmark_data("heterophilous_graphs")
+    data = heterophilous("tolokers")
     return CSRGraph.from_edge_index(torch.from_numpy(data.edges), num_nodes=data.num_nodes)
 
 

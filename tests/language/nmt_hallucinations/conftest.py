@@ -102,15 +102,12 @@ def pairs():
 
 
 @pytest.fixture(scope="session")
-def corpus():
+def corpus(benchmark_data):
     """The annotated corpus."""
-    from paperworks.data.errors import DataMissing
     from paperworks.language.nmt_hallucinations.corpus import annotated_corpus
 
-    try:
-        return annotated_corpus()
-    except DataMissing as missing:
-        pytest.skip(f"needs the benchmark mt_hallucinations: {missing}")
+    benchmark_data("mt_hallucinations")
+    return annotated_corpus()
 
 
 @pytest.fixture(scope="session")

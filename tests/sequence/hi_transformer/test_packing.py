@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from paperworks.data import train_tokenizer
 from paperworks.data.benchmarks import benchmark_members
-from paperworks.data.errors import DataMissing
 from paperworks.data.sentences import SPLITTER_VERSION
 from paperworks.sequence.hi_transformer import DocumentTokenizer, PackedDocuments
 from paperworks.sequence.hi_transformer.packing import best_widths, pack
@@ -207,12 +206,10 @@ def test_bad_input(bpe, options, call, message) -> None:
         DocumentTokenizer(options.pop("tokenizer"), **options)(**call)
 
 
-def test_long_reviews_waste_little() -> None:
+def test_long_reviews_waste_little(benchmark_data) -> None:
     """The promise is at most a quarter, for batches of 16 reviews of one sentence a line."""
-    try:
-        members = benchmark_members("movie_reviews", "movie_reviews.zip", "movie_reviews/pos/*.txt")
-    except DataMissing as error:
-        pytest.skip(str(error))
+    benchmark_data("movie_reviews")
+    members = benchmark_members("movie_reviews", "movie_reviews.zip", "movie_reviews/pos/*.txt")
     texts = [members[name].decode("latin-1") for name in sorted(members)[:160]]
     bpe = train_tokenizer(texts, vocab_size=2000)
     tokenizer = DocumentTokenizer(bpe, max_sentence_length=128, max_sentences=128)

@@ -37,17 +37,6 @@ def test_transform_is_pywavelets_transform():
     np.testing.assert_allclose(haar_idwt2d(ll, detail).numpy(), back, atol=1e-12)
 
 
-def test_transform_is_pytorch_wavelets_transform():
-    pytest.importorskip("pkg_resources", reason="pytorch_wavelets needs it")
-    theirs = pytest.importorskip("pytorch_wavelets")
-    x = maps(2, 3, 8, 12).float()
-    ll, (detail,) = theirs.DWT(J=1, wave="haar", mode="zero")(x)
-    ours = haar_dwt2d(x)
-    torch.testing.assert_close(ours[0], ll, atol=1e-6, rtol=0)
-    torch.testing.assert_close(ours[1], detail, atol=1e-6, rtol=0)
-    torch.testing.assert_close(haar_idwt2d(*ours), theirs.IDWT(wave="haar")((ll, [detail])), atol=1e-6, rtol=0)
-
-
 def test_transform_is_ptwt_transform():
     ptwt = pytest.importorskip("ptwt")
     x = maps(3, 8, 12)
